@@ -1,0 +1,153 @@
+"""Training batches: which images are drawn, and how they are read.
+
+Draw number i of epoch e is a pure function of (seed, e, i): it does not matter which worker or
+which process makes it, or whether training was interrupted before.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datasets.benchmark import PHOTO, SKETCH, ImageList
+from datasets.images import Preprocessing
+from utils.errors import InputError
+
+ATTEMPTS = 20  # draws in place of one that holds an unreadable file, before giving up
+
+
+class Triplets(Dataset):
+    """The published draws of ZSE-SBIR, one item a draw.
+
+    Two classes c and d; sketches s1, s2 and photo p of c, photo n of d. Published faults mended:
+    every file can be drawn, s1 and s2 differ where the class has two sketches, and so do c and d.
+
+    An item is indexed by (epoch, number) and holds 'sketches' (2, 3, S, S) [s1, s2], 'photos'
+    (2, 3, S, S) [p, n], 'sketch_targets' [c, c], 'photo_targets' [c, d], and 'unreadable': a
+    sentence for each file that could not be read. With skip_bad another draw takes its place; else
+    the pictures are None.
+    """
+
+    def __init__(self, images: ImageList, preprocessing: Preprocessing, seed: int, skip_bad: bool):
+        self.images = images
+        self.preprocessing = preprocessing
+        self.seed = seed
+        self.skip_bad = skip_bad
+        self.targets = np.unique(images.target)
+        if len(self.targets) < 2:
+            raise InputError(f"{images.root}: a triplet needs two classes to train on.")
+        self.members = {modality: self._by_class(modality) for modality in (SKETCH, PHOTO)}
+
+    def draw(self, epoch: int, number: int, attempt: int = 0) -> tuple[int, int, int, int]:
+        """Indices of s1, s2, p and n in the list of images."""
+        random = np.random.default_rng([self.seed, epoch, number, attempt])
+        c, d = random.choice(len(self.targets), size=2, replace=False)
+        sketches, photos = self.members[SKETCH][c], self.members[PHOTO][c]
+        s1, s2 = random.choice(sketches, size=2, replace=len(sketches) == 1)
+        negatives = self.members[PHOTO][d]
+        return int(s1), int(s2), int(random.choice(photos)), int(random.choice(negatives))
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        unreadable = []
+        for attempt in range(ATTEMPTS if self.skip_bad else 1):
+            indices = self.draw(*key, attempt)
+            try:
+                pictures = [self._read(index) for index in indices]
+            except InputError as error:
+                unreadable.append(str(error))
+                continue
+            targets = torch.from_numpy(self.images.target[list(indices)])
+            return {
+                "sketches": torch.stack(pictures[:2]),
+                "photos": torch.stack(pictures[2:]),
+                "sketch_targets": targets[:2],
+                "photo_targets": targets[2:],
+                "unreadable": unreadable,
+            }
+        return {"sketches": None, "unreadable": unreadable}
+
+    @staticmethod
+    def collate(items: list[dict]) -> dict:
+        """B draws -> tensors of 2 B images: first all s1 (p), then all s2 (n).
+
+        Image i of 'sketches' and of 'photos' make pair i; the first B pairs match.
+        """
+        unreadable = [sentence for item in items for sentence in item["unreadable"]]
+        if any(item["sketches"] is None for item in items):
+            return {"unreadable": unreadable}
+        names = ("sketches", "photos", "sketch_targets", "photo_targets")
+        stacked = {n: torch.stack([item[n] for item in items], dim=1).flatten(0, 1) for n in names}
+        return {**stacked, "unreadable": unreadable}
+
+    def _read(self, index: int) -> Tensor:
+        try:
+            return self.preprocessing(self.images.file(index), self.images.modality[index])
+        except InputError as error:
+            raise InputError(f"{error} (named in {self.images.origin[index]})") from error
+
+    def _by_class(self, modality: str) -> list[np.ndarray]:
+        members = [
+            np.flatnonzero((self.images.target == target) & (self.images.modality == modality))
+            for target in self.targets
+        ]
+        for target, found in zip(self.targets, members, strict=True):
+            if not len(found):
+                name = self.images.class_name[self.images.target == target][0]
+                raise InputError(f"{self.images.root}: the seen class {name} has no {modality}.")
+        return members
+
+
+BATCHES = {"triplets": Triplets}
+
+
+class EpochSampler(Sampler):
+    """The batches of an epoch as lists of (epoch, number), from step `first_step` on.
+
+    An epoch has `draws` draws; an incomplete last batch is dropped. Process `rank` of `world_size`
+    takes its share of every batch of size * world_size draws.
+    """
+
+    def __init__(self, draws: int, size: int, rank: int = 0, world_size: int = 1):
+        self.size, self.rank, self.world_size = size, rank, world_size
+        self.steps = draws // (size * world_size)
+        if self.steps == 0:
+            raise InputError(
+                f"datasetLen {draws} does not fill one batch of {size} on {world_size} process(es)."
+            )
+        self.epoch, self.first_step = 0, 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.first_step, self.steps):
+            first = (step * self.world_size + self.rank) * self.size
+            yield [(self.epoch, first + i) for i in range(self.size)]
+
+    def __len__(self) -> int:
+        return self.steps - self.first_step
+
+
+def build_batches(
+    kind: str,
+    images: ImageList,
+    preprocessing: Preprocessing,
+    sampler: EpochSampler,
+    *,
+    seed: int,
+    skip_bad: bool,
+    workers: int,
+    **loader_settings,
+) -> DataLoader:
+    """A loader of training batches of the kind a method asks for (Method.batches).
+
+    loader_settings: more arguments of torch's DataLoader.
+    """
+    dataset = BATCHES[kind](images, preprocessing, seed, skip_bad)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        **loader_settings,
+    )

@@ -1,0 +1,79 @@
+"""Benchmark and ImageList: which images there are, as plain columns."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+SKETCH, PHOTO = "sketch", "photo"
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Columns of equal length, one entry an image.
+
+    path: as the list spells it, relative to `root`; it names the image in results and breaks ties.
+    class_name: of the class. target: integer; a photo is relevant to a sketch with the same target.
+    modality: "sketch" or "photo". origin: where the image is named ("list.txt, line 7"), for
+    messages. location: the file as it is on disk where that differs from `path`, else "".
+    """
+
+    root: Path
+    path: np.ndarray
+    class_name: np.ndarray
+    target: np.ndarray
+    modality: np.ndarray
+    origin: np.ndarray
+    location: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def file(self, index: int) -> Path:
+        """Where image number `index` lies on disk."""
+        return self.root / (self.location[index] or self.path[index])
+
+    def select(self, which: np.ndarray) -> "ImageList":
+        """The images that a boolean mask or an array of indices picks, in that order."""
+        columns = ("path", "class_name", "target", "modality", "origin", "location")
+        return replace(self, **{name: getattr(self, name)[which] for name in columns})
+
+    def of(self, modality: str) -> "ImageList":
+        """The images of one modality."""
+        return self.select(self.modality == modality)
+
+    def every(self, step: int) -> "ImageList":
+        """Every `step`-th image: numbers 0, step, 2 * step, ..."""
+        return self.select(np.arange(0, len(self), step))
+
+    def classes(self) -> list[str]:
+        """Class names by ascending target."""
+        first = np.unique(self.target, return_index=True)[1]
+        return [str(name) for name in self.class_name[first]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is trained on and what is scored.
+
+    train and validation hold sketches and photos of seen classes, with no class in common; queries
+    (sketches) and gallery (photos) are of unseen classes. every: the published test without
+    --testall takes every n-th image of a modality. notes: sentences for the user about the data.
+    skipped: missing files that were left out.
+    """
+
+    name: str
+    split: str
+    train: ImageList
+    validation: ImageList
+    queries: ImageList
+    gallery: ImageList
+    every: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def plain_name(name: str) -> str:
+    """A file or class name without what mirrors change: case, blanks, _ and -, .jpg or .jpeg."""
+    name = name.lower().removesuffix(".jpeg").removesuffix(".jpg")
+    return "".join(character for character in name if character not in " _-")

@@ -1,0 +1,316 @@
+"""Sketchy, TU-Berlin and QuickDraw with their zero-shot splits: published lists, or the folders.
+
+The splits are those that Sketchy-Ext (Liu et al., CVPR 2017), SEM-PCYC (Dutta & Akata, CVPR 2019)
+and ZSE-SBIR (Lin et al., CVPR 2023) report on.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from datasets.benchmark import PHOTO, SKETCH, Benchmark, ImageList, plain_name
+from utils.errors import InputError
+
+SPLIT_FILES = Path(__file__).parent / "splits"
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+NAMED_FAULTS = 5  # how many missing files a message names
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a benchmark keeps its lists and images, below the data path.
+
+    lists: names of the photo and the sketch list; {} is "train" (seen) or "zero" (unseen).
+    images: folders of class folders, by modality. every: published test subsample.
+    """
+
+    folder: str
+    splits: dict[str, str]
+    lists: dict[str, str]
+    images: dict[str, tuple[str, ...]]
+    every: dict[str, int]
+    unlisted: str = ""
+
+
+SKETCHY = Layout(
+    folder="Sketchy",
+    splits={"test_class_sketchy25": "zeroshot1", "test_class_sketchy21": "zeroshot0"},
+    lists={
+        PHOTO: "all_photo_filelist_{}.txt",
+        SKETCH: "sketch_tx_000000000000_ready_filelist_{}.txt",
+    },
+    images={
+        PHOTO: ("256x256/photo/tx_000000000000_ready", "EXTEND_image_sketchy_ready"),
+        SKETCH: ("256x256/sketch/tx_000000000000_ready",),
+    },
+    every={SKETCH: 20, PHOTO: 10},
+    unlisted="5,000 of the folders' sketches of seen classes are in no published list",
+)
+TU_BERLIN = Layout(
+    folder="TUBerlin",
+    splits={"test_class_tuberlin30": "zeroshot"},
+    lists={PHOTO: "ImageResized_ready_filelist_{}.txt", SKETCH: "png_ready_filelist_{}.txt"},
+    images={PHOTO: ("ImageResized_ready",), SKETCH: ("png_ready",)},
+    every={SKETCH: 3, PHOTO: 20},
+    unlisted="2,200 of the folders' sketches of seen classes are in no published list",
+)
+QUICKDRAW = Layout(
+    folder="QuickDraw",
+    splits={"Quickdraw": "zeroshot"},
+    lists={PHOTO: "all_photo_{}.txt", SKETCH: "sketch_{}.txt"},
+    images={PHOTO: ("images",), SKETCH: ("sketches",)},
+    every={SKETCH: 120, PHOTO: 30},
+)
+
+
+def load_sketchy(split: str, root: Path, **settings) -> Benchmark:
+    """Sketchy-Ext. root: the folder that holds Sketchy/.
+
+    settings, for every loader of this file:
+    seen, unseen: which sides are wanted; the lists of the other side stay empty, unread.
+    validation: cut a tenth of the seen classes from the training list for validation.
+    seed: which classes those are. classes: train on the first so many seen classes (None: all).
+    skip_bad: leave missing files out, instead of raising InputError.
+    """
+    return _load("sketchy_extend", SKETCHY, split, root, **settings)
+
+
+def load_tu_berlin(split: str, root: Path, **settings) -> Benchmark:
+    """TU-Berlin-Ext. root: the folder that holds TUBerlin/; settings: see load_sketchy."""
+    return _load("tu_berlin", TU_BERLIN, split, root, **settings)
+
+
+def load_quickdraw(split: str, root: Path, **settings) -> Benchmark:
+    """QuickDraw-Ext. root: the folder that holds QuickDraw/; settings: see load_sketchy."""
+    return _load("Quickdraw", QUICKDRAW, split, root, **settings)
+
+
+def _load(
+    name: str,
+    layout: Layout,
+    split: str,
+    root: Path,
+    *,
+    seen: bool = True,
+    unseen: bool = True,
+    validation: bool = True,
+    seed: int = 0,
+    classes: int | None = None,
+    skip_bad: bool = False,
+) -> Benchmark:
+    source = _Source(layout, split, root, skip_bad)
+    train = source.images("seen") if seen else source.nothing()
+    names = train.classes()
+    if classes is not None and seen:
+        if not 2 <= classes <= len(names):
+            raise InputError(f"cls_number {classes}: {split} has {len(names)} seen classes.")
+        train = train.select(np.isin(train.class_name, names[:classes]))
+        names = names[:classes]
+    held_out = _tenth(names, seed) if validation and seen else []
+    is_held_out = np.isin(train.class_name, held_out)
+    tested = source.images("unseen") if unseen else source.nothing()
+    return Benchmark(
+        name=name,
+        split=split,
+        train=train.select(~is_held_out),
+        validation=train.select(is_held_out),
+        queries=tested.of(SKETCH),
+        gallery=tested.of(PHOTO),
+        every=layout.every,
+        notes=source.notes(tested.of(PHOTO)),
+        skipped=source.missing,
+    )
+
+
+def _tenth(names: list[str], seed: int) -> list[str]:
+    """A tenth of the classes (two at least), drawn with the seed, in list order."""
+    count = max(2, round(len(names) / 10))
+    if len(names) < count + 2:
+        raise InputError(
+            f"{len(names)} seen classes are too few to train on some and validate on others: "
+            "use --validate none."
+        )
+    drawn = np.random.default_rng(seed).choice(len(names), size=count, replace=False)
+    return [names[i] for i in sorted(drawn)]
+
+
+class _Source:
+    """One benchmark's folder: reads its lists or, where there are none, its class folders."""
+
+    def __init__(self, layout: Layout, split: str, root: Path, skip_bad: bool):
+        self.layout = layout
+        self.split = split
+        self.skip_bad = skip_bad
+        self.root = Path(root) / layout.folder
+        self.missing: list[str] = []
+        self.respelt = 0
+        if not self.root.is_dir():
+            raise InputError(
+                f"{self.root}: no such folder. Set --data_path to the folder that holds "
+                f"{layout.folder}/ (the README shows the layout)."
+            )
+        self.lists = self.root / layout.splits[split]
+        self.disk = _Disk(self.root)
+
+    def images(self, side: str) -> ImageList:
+        """All sketches and photos of the side's classes; side: "seen" or "unseen"."""
+        rows = []
+        for modality in (SKETCH, PHOTO):
+            found = self._listed(side, modality) if self.lists.is_dir() else None
+            rows += found if found is not None else self._in_folders(side, modality)
+        if self.missing and not self.skip_bad:
+            more = len(self.missing) - NAMED_FAULTS
+            raise InputError(
+                f"{len(self.missing)} listed files are missing below {self.root}: "
+                + "; ".join(self.missing[:NAMED_FAULTS])
+                + (f"; and {more} more" if more > 0 else "")
+                + ". Complete the data, or go on without them with --skip_bad."
+            )
+        if not rows:
+            raise InputError(f"{self.root}: no {side} images are left of {self.split}.")
+        return self._table(rows)
+
+    def nothing(self) -> ImageList:
+        """An empty list."""
+        return self._table([])
+
+    def notes(self, gallery: ImageList) -> list[str]:
+        """What the user should know about the data before reading numbers from it."""
+        notes = []
+        if not self.lists.is_dir():
+            note = f"{self.lists} is not there: the class folders are read instead of lists"
+            notes.append(f"{note}; {self.layout.unlisted}." if self.layout.unlisted else f"{note}.")
+        if self.respelt:
+            notes.append(f"{self.respelt} listed files were found under another spelling.")
+        names = Counter(
+            (class_name, PurePosixPath(path).name)
+            for class_name, path in zip(gallery.class_name, gallery.path, strict=True)
+        )
+        doubles = sum(count - 1 for count in names.values())
+        if doubles:
+            notes.append(
+                f"{doubles} of the gallery's {len(gallery)} photos are the same file a second "
+                "time, as in the published lists; some papers score on the distinct ones."
+            )
+        return notes
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """Class names by label: the lists' own file, else the published order."""
+        names = {}
+        for side, file in (("seen", "cname_cid.txt"), ("unseen", "cname_cid_zero.txt")):
+            published = SPLIT_FILES / f"{self.split}.{side}.txt"
+            names[side] = published.read_text(encoding="utf-8").splitlines()
+            if (self.lists / file).is_file():
+                lines = (self.lists / file).read_text(encoding="utf-8").splitlines()
+                names[side] = [line.rsplit(None, 1)[0] for line in lines if line.strip()]
+        return names
+
+    def _listed(self, side: str, modality: str) -> list[tuple] | None:
+        """Rows of a published list."""
+        file = self.lists / self.layout.lists[modality].format(
+            {"seen": "train", "unseen": "zero"}[side]
+        )
+        if not file.is_file():
+            raise InputError(
+                f"{file}: no such list, though its folder is there. Complete the lists, or rename "
+                f"{self.lists} to have the class folders read instead."
+            )
+        rows = []
+        names = self._names[side]
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            origin = f"{file.name}, line {number}"
+            path, _, label = line.strip().rpartition(" ")
+            if not path or not label.isdecimal() or int(label) >= len(names):
+                raise InputError(
+                    f"{file}, line {number}: expected 'relative/path label' with a label from 0 to "
+                    f"{len(names) - 1}, found {line.strip()!r}."
+                )
+            path = path.strip()
+            location = self.disk.locate(path)
+            if location is None:
+                self.missing.append(f"{path} ({origin})")
+                continue
+            self.respelt += location != path
+            rows.append((path, names[int(label)], int(label), modality, origin, location))
+        return rows
+
+    def _in_folders(self, side: str, modality: str) -> list[tuple]:
+        """Rows of every image in the class folders of the side's classes."""
+        rows = []
+        absent = []
+        for label, name in enumerate(self._names[side]):
+            before = len(rows)
+            for parent in self.layout.images[modality]:
+                folder = self.disk.locate(f"{parent}/{name}")
+                for file in sorted(self.disk.names(folder)) if folder else ():
+                    if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES:
+                        path = f"{folder}/{file}"
+                        rows.append((path, name, label, modality, folder, path))
+            if len(rows) == before:
+                absent.append(name)
+        if absent:
+            folders = " or ".join(self.layout.images[modality])
+            raise InputError(
+                f"{self.root}: no {modality} of {', '.join(absent)} ({self.split}, {side}) in "
+                f"{folders}/<class>/, and no lists in {self.lists}."
+            )
+        return rows
+
+    def _table(self, rows: list[tuple]) -> ImageList:
+        columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
+        path, class_name, target, modality, origin, location = columns
+        return ImageList(
+            root=self.root,
+            path=np.array(path, dtype=object),
+            class_name=np.array(class_name, dtype=object),
+            target=np.array(target, dtype=np.int64),
+            modality=np.array(modality, dtype=object),
+            origin=np.array(origin, dtype=object),
+            location=np.array(location, dtype=object),
+        )
+
+
+class _Disk:
+    """Which files there are, read a folder at a time; finds what mirrors spell differently."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._names: dict[str, set[str]] = {}
+        self._spellings: dict[str, dict[str, str | None]] = {}
+
+    def names(self, folder: str) -> set[str]:
+        """Names in a folder below the root; none where there is no such folder."""
+        if folder not in self._names:
+            path = self.root / folder
+            self._names[folder] = {p.name for p in path.iterdir()} if path.is_dir() else set()
+        return self._names[folder]
+
+    def locate(self, path: str) -> str | None:
+        """The path as it is on disk, whatever its case, blanks, hyphens or .jpeg; None: absent."""
+        folder, _, name = path.rpartition("/")
+        if name in self.names(folder):
+            return path
+        found = ""
+        for part in path.split("/"):
+            if part not in self.names(found):
+                part = self._spelling(found).get(plain_name(part))
+                if part is None:
+                    return None
+            found = f"{found}/{part}" if found else part
+        return found
+
+    def _spelling(self, folder: str) -> dict[str, str | None]:
+        """Plain spelling -> the one name in the folder so spelt (None where there are several)."""
+        if folder not in self._spellings:
+            spellings: dict[str, str | None] = {}
+            for name in self.names(folder):
+                plain = plain_name(name)
+                spellings[plain] = None if plain in spellings else name
+            self._spellings[folder] = spellings
+        return self._spellings[folder]

@@ -1,0 +1,54 @@
+"""Table of methods (imports no torch), and how to build one or load one from a checkpoint."""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.method import Method
+
+METHODS = {"zse_sbir": "model.zse:ZSE"}
+
+
+def build_model(method: str, **settings) -> "Method":
+    """A new, untrained method; `settings` are its constructor's arguments."""
+    module, name = METHODS[method].split(":")
+    return getattr(importlib.import_module(module), name)(**settings)
+
+
+def load_model(
+    path: Path, wanted: dict | None = None, replaced: dict | None = None
+) -> tuple["Method", dict]:
+    """The method a checkpoint holds, rebuilt from the checkpoint alone, and the checkpoint.
+
+    Reads our own checkpoints and published ones, which come back in our form (their 'classes' is
+    None: the file does not say). wanted: settings that the user named; where the checkpoint's are
+    others, InputError. `heads` is not written in a published file and is taken from `wanted`.
+    replaced: settings that tell how to train on, which take the place of the checkpoint's.
+    """
+    from utils.checkpoints import load_file, load_strictly, plain_state
+    from utils.errors import InputError
+
+    wanted = wanted or {}
+    checkpoint = load_file(path)
+    if "format" not in checkpoint:
+        from model.published import from_published
+
+        heads, vit = wanted.get("heads", 8), wanted.get("vit")
+        checkpoint = from_published(checkpoint, str(path), heads=heads, vit=vit)
+    elif checkpoint.get("method") not in METHODS:
+        known = ", ".join(METHODS)
+        raise InputError(
+            f"{path}: holds the method {checkpoint.get('method')!r}, which this version does not "
+            f"know (it knows {known}). Update this code."
+        )
+    settings = {**checkpoint["settings"], **(replaced or {})}
+    for name, value in wanted.items():
+        if settings[name] != value:
+            raise InputError(
+                f"{path}: was trained with {name} = {settings[name]}, but {value} was asked for. "
+                "Leave that option out; the checkpoint brings its own."
+            )
+    method = build_model(checkpoint["method"], **settings)
+    load_strictly(method, plain_state(checkpoint["model"]), str(path))
+    return method, checkpoint

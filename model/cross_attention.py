@@ -1,0 +1,80 @@
+"""Cross-attention between the tokens of a sketch and of a photo (ZSE-SBIR, Lin et al., CVPR 2023).
+
+Each side looks for what the other side shows, but keeps its own content: queries come from the
+side itself, keys from the other, values again from the side itself.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CrossAttention(nn.Module):
+    """Layers that update sketch and photo tokens side by side, each reading the other's."""
+
+    def __init__(self, *, width: int, heads: int, hidden: int, layers: int, dropout: float):
+        super().__init__()
+        arguments = {"width": width, "heads": heads, "hidden": hidden, "dropout": dropout}
+        self.sketch_layers = nn.ModuleList(CrossAttentionLayer(**arguments) for _ in range(layers))
+        self.photo_layers = nn.ModuleList(CrossAttentionLayer(**arguments) for _ in range(layers))
+
+    def forward(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of B sketches and of B photos, both (B, N, D) -> the same, cross-attended."""
+        for sketch_layer, photo_layer in zip(self.sketch_layers, self.photo_layers, strict=True):
+            sketch, photo = sketch_layer(sketch, photo), photo_layer(photo, sketch)
+        return sketch, photo
+
+
+class CrossAttentionLayer(nn.Module):
+    """Attention with the other side as keys, then a two-layer network; both normalised after."""
+
+    def __init__(self, *, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.norm1 = UnbiasedLayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.norm2 = UnbiasedLayerNorm(width)
+
+    def forward(self, own: Tensor, other: Tensor) -> Tensor:
+        """Own tokens, updated. own, other: (B, N, D); values are `own`, hence one N for both."""
+        attended = F.scaled_dot_product_attention(
+            self._split(self.query(own)),
+            self._split(self.key(other)),
+            self._split(self.value(own)),
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # (B, H, N, D/H)
+        attended = self.out(attended.transpose(1, 2).flatten(2))  # (B, N, D)
+        tokens = self.norm1(own + self._drop(attended))
+        hidden = self._drop(F.relu(self.fc1(tokens)))
+        return self.norm2(tokens + self._drop(self.fc2(hidden)))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, H, N, D/H)."""
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _drop(self, tokens: Tensor) -> Tensor:
+        return F.dropout(tokens, self.dropout, self.training)
+
+
+class UnbiasedLayerNorm(nn.Module):
+    """scale * (x - mean) / (std + eps) + shift with the unbiased standard deviation.
+
+    Not torch's LayerNorm: that divides by sqrt(biased variance + eps). Released weights need this.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension: (..., D) -> (..., D)."""
+        centred = x - x.mean(dim=-1, keepdim=True)
+        return self.scale * centred / (x.std(dim=-1, keepdim=True) + self.eps) + self.shift

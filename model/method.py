@@ -1,0 +1,65 @@
+"""Method: what every retrieval method offers to training, to evaluation and to search."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Features = dict[str, Tensor]
+"""Features of B images by name, each tensor with B as its first dimension: (B, ...)."""
+
+
+class Method(nn.Module, ABC):
+    """Model and loss in one module, so that one loop trains every method and DDP wraps one thing.
+
+    Class or instance attributes that each method sets:
+      name      its key in METHODS
+      settings  the constructor's arguments as a plain dict; a checkpoint stores them
+      inputs    keyword arguments of datasets.images.Preprocessing: size in pixels, mean, std, crop
+      batches   the kind of training batch wanted, a key of datasets.batches.BATCHES
+    """
+
+    name: str
+    settings: dict
+    inputs: dict
+    batches: str
+
+    @abstractmethod
+    def losses(self, batch: dict, progress: float) -> dict[str, Tensor]:
+        """Named scalar losses of a batch, already weighted; progress through training in [0, 1]."""
+
+    @final
+    def forward(self, batch: dict, progress: float) -> dict[str, Tensor]:
+        """The losses and, as 'total', their sum."""
+        losses = self.losses(batch, progress)
+        return {**losses, "total": sum(losses.values())}
+
+    @abstractmethod
+    def encode(self, images: Tensor, modality: str) -> Features:
+        """Features of each image, which can be kept. images: (B, 3, S, S); sketch or photo.
+
+        'retrieval' (B, D) is what similarity() compares; methods may add more.
+        """
+
+    @abstractmethod
+    def load_pretrained(self, path: Path | None) -> str:
+        """Start from pretrained weights: of a file, or (None) the usual ones; says which."""
+
+    def similarity(self, queries: Features, gallery: Features) -> Tensor:
+        """Cosine of the retrieval vectors: (Q, G), larger is closer."""
+        queries = F.normalize(queries["retrieval"], dim=-1)  # (Q, D)
+        gallery = F.normalize(gallery["retrieval"], dim=-1)  # (G, D)
+        return queries @ gallery.T
+
+    # A method that can score a pair by looking at both images at once defines
+    # pair_similarity(queries, gallery) -> (Q, G), larger is closer.
+    pair_similarity = None
+
+    def parameter_groups(self, recipe: dict) -> list[dict]:
+        """Parameters for the optimiser, with their own learning rate or decay where they differ."""
+        return [{"params": list(self.parameters())}]
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimiser step, counted from 1 (running averages and the like)."""

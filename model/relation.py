@@ -1,0 +1,67 @@
+"""Kernel relation network: similarities between local tokens -> one score for a pair.
+
+ZSE-SBIR (Lin et al., CVPR 2023). A pair of images is compared anchor by anchor; a small network
+reads the whole matrix of similarities and says how well the pair matches.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DOWNSAMPLING = ("published", "spatial")
+
+
+def possible_anchors(tokens: int) -> list[int]:
+    """Numbers of anchors that a count of patch tokens allows: 2 x 2 down-sampled, or all as is."""
+    side = math.isqrt(tokens)
+    return [(side // 2) ** 2, tokens] if side * side == tokens and side >= 2 else []
+
+
+class RelationNetwork(nn.Module):
+    """Patch tokens of a sketch and a photo, after cross-attention -> the logit of their match.
+
+    width: D of the tokens. tokens: patch tokens per image (a square number).
+    anchors: one of possible_anchors(tokens); fewer than tokens means a shared 2 x 2 convolution.
+    downsampling: how that convolution reads the tokens. "spatial": as the grid of patches, so that
+    an anchor is a region of the image. "published": as released weights need it, the (N, D) block
+    of memory taken for (D, side, side) without a transpose, so that every anchor mixes all patches.
+    """
+
+    def __init__(self, *, width: int, tokens: int, anchors: int, downsampling: str, dropout: float):
+        super().__init__()
+        self.side = math.isqrt(tokens)
+        self.downsampling = downsampling
+        self.reduce = None
+        if anchors != tokens:
+            self.reduce = nn.Conv2d(width, width * 2 // 3, kernel_size=2, stride=2)  # 768 > 512
+        inner = round(anchors * math.sqrt(anchors))
+        self.score = nn.Sequential(
+            nn.Linear(anchors * anchors, inner),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(inner, anchors),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(anchors, 1),
+        )
+
+    def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
+        """Logits (B,) of B pairs; their sigmoid is the published score. Tokens: (B, N, D) each."""
+        similarities = anchor_similarities(self.anchors(sketch), self.anchors(photo))
+        return self.score(similarities.flatten(1)).squeeze(1)
+
+    def anchors(self, tokens: Tensor) -> Tensor:
+        """What is compared: (B, N, D) -> (B, A, C)."""
+        if self.reduce is None:
+            return tokens
+        if self.downsampling == "spatial":
+            tokens = tokens.transpose(1, 2)  # (B, D, N)
+        grid = tokens.reshape(len(tokens), -1, self.side, self.side)  # (B, D, side, side)
+        return self.reduce(grid).flatten(2).transpose(1, 2)
+
+
+def anchor_similarities(sketch: Tensor, photo: Tensor) -> Tensor:
+    """Cosines (B, A, A), row = sketch anchor; 0 where a vector is zero. Anchors: (B, A, C) each."""
+    return torch.bmm(F.normalize(sketch, dim=-1), F.normalize(photo, dim=-1).transpose(1, 2))

@@ -1,0 +1,414 @@
+"""Every command-line option of train.py and test.py: groups, help, checks across options.
+
+Names, short forms and defaults of ZSE-SBIR (Lin et al., CVPR 2023) are kept; the help text tells
+where one was repaired. Imports no torch: --help answers at once.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import DATASETS, SPLITS
+
+SAVE_FOLDERS = {
+    "sketchy_extend": "./checkpoints/sketchy_ext",
+    "tu_berlin": "./checkpoints/tuberlin_ext",
+    "Quickdraw": "./checkpoints/quickdraw_ext",
+}
+ARCHITECTURE = {
+    "vit": "vit",
+    "d_model": "width",
+    "d_ff": "hidden",
+    "head": "heads",
+    "number": "layers",
+    "anchor_number": "anchors",
+    "downsampling": "downsampling",
+    "keep_rate": "keep_rate",
+}
+"""Option -> setting of the model; a checkpoint brings its own."""
+
+_ARCHITECTURE_DEFAULTS = {
+    "vit": "vit_base_patch16_224",
+    "head": 8,
+    "number": 1,
+    "downsampling": "published",
+    "keep_rate": 1.0,
+}
+RESULT_OPTIONS = (
+    "dataset",
+    "test_class",
+    "cls_number",
+    "batch",
+    "datasetLen",
+    "learning_rate",
+    "weight_decay",
+    "contrastive_weight",
+    "seed",
+    "validate",
+)
+"""Training options that may not change when a run is resumed."""
+
+
+def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of train.py, checked. Exits with a message where they make no sense."""
+    parser = _parser("Train ZSE-SBIR for zero-shot sketch-based image retrieval.", "train.py")
+    _add_shared(parser)
+    group = parser.add_argument_group("training, beyond the published options")
+    group.add_argument(
+        "--contrastive_weight",
+        type=_number(0),
+        default=0.0,
+        metavar="W",
+        help="weight of the class-wise contrastive loss between the retrieval tokens before "
+        "cross-attention, which -r sa compares (no unit; default %(default)s: published losses)",
+    )
+    group.add_argument(
+        "--validate",
+        choices=("seen", "test", "none"),
+        default="seen",
+        help="what chooses the best checkpoint after each epoch: a tenth of the seen classes, "
+        "not trained on (seen); the unseen test classes, as the paper did (test); nothing, train "
+        "on all seen classes and keep the last epoch (none) (default %(default)s)",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the save folder, from where it stopped (default: off)",
+    )
+    return _checked(parser, parser.parse_known_args(arguments))
+
+
+def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of test.py, checked. Exits with a message where they make no sense."""
+    parser = _parser("Score a checkpoint on the unseen classes of a benchmark.", "test.py")
+    _add_shared(parser)
+    group = parser.add_argument_group("testing, beyond the published options")
+    group.add_argument(
+        "--allow_seen",
+        action="store_true",
+        help="score although the checkpoint was trained on some of the tested classes: the "
+        "numbers are then not zero-shot (default: off)",
+    )
+    group.add_argument(
+        "--save_rankings",
+        metavar="FILE.npz",
+        help="keep the 200 best photos of every sketch: arrays queries, gallery (paths), ranking "
+        "(numbers in gallery, closest first), similarity (default: none)",
+    )
+    args = _checked(parser, parser.parse_known_args(arguments))
+    if args.save_rankings and not args.save_rankings.endswith(".npz"):
+        parser.error(f"--save_rankings {args.save_rankings}: the name must end in .npz")
+    return args
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    """The model's settings by name, defaults included (None: the model works it out)."""
+    return {ARCHITECTURE[name]: getattr(args, name) for name in ARCHITECTURE}
+
+
+def named_settings(args: argparse.Namespace) -> dict:
+    """Only those settings that the user wrote on the command line."""
+    return {ARCHITECTURE[name]: getattr(args, name) for name in ARCHITECTURE if name in args.given}
+
+
+def plain_options(args: argparse.Namespace) -> dict:
+    """The options as JSON and checkpoints take them."""
+    return {name: value for name, value in vars(args).items() if name != "given"}
+
+
+def _parser(description: str, program: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser.add_argument_group("data"))
+    _add_model(parser.add_argument_group("model"))
+    _add_training(
+        parser.add_argument_group(
+            "training", "test.py takes these too and ignores them: one list of flags serves both."
+        )
+    )
+    _add_evaluation(parser.add_argument_group("retrieval and evaluation"))
+    _add_running(parser.add_argument_group("files and machine"))
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--data_path",
+        default="./datasets",
+        help="folder that holds Sketchy/, TUBerlin/, QuickDraw/ (default %(default)s)",
+    )
+    group.add_argument(
+        "--dataset", choices=list(DATASETS), default="sketchy_extend", help="(default %(default)s)"
+    )
+    group.add_argument(
+        "--test_class",
+        choices=[split for splits in SPLITS.values() for split in splits],
+        help="the split: which classes are unseen (default: the first of the dataset; repaired: "
+        "published, a wrong pair of dataset and split went unnoticed)",
+    )
+    group.add_argument(
+        "--cls_number",
+        type=_count(2),
+        metavar="N",
+        help="train on the first N seen classes of the list (default: all that the data has; "
+        "repaired: published, 100 whatever the data)",
+    )
+    group.add_argument(
+        "--skip_bad",
+        action="store_true",
+        help="go on without missing or unreadable images, and count them (default: stop and name "
+        "the first)",
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    defaults = _ARCHITECTURE_DEFAULTS
+    group.add_argument(
+        "--vit",
+        metavar="NAME",
+        help=f"timm name of the tokenizer's Vision Transformer (default {defaults['vit']})",
+    )
+    group.add_argument(
+        "--d_model",
+        type=_count(1),
+        metavar="D",
+        help="width of the tokens; must be the ViT's (default: the ViT's; 768 for ViT-B)",
+    )
+    group.add_argument(
+        "--d_ff",
+        type=_count(1),
+        metavar="D",
+        help="hidden width of the cross-attention's network (default: 4/3 of d_model; 1024 for "
+        "ViT-B)",
+    )
+    group.add_argument(
+        "--head",
+        type=_count(1),
+        metavar="H",
+        help=f"heads of the cross-attention (default {defaults['head']})",
+    )
+    group.add_argument(
+        "--number",
+        type=_count(1),
+        metavar="N",
+        help=f"layers of the cross-attention (default {defaults['number']})",
+    )
+    group.add_argument(
+        "-a",
+        "--anchor_number",
+        type=_count(1),
+        metavar="A",
+        help="local tokens compared per image (default: a quarter of the patch tokens, 49 of 196; "
+        "all of them is the other choice; repaired: published, 144 and 196 crash)",
+    )
+    group.add_argument(
+        "--downsampling",
+        choices=("published", "spatial"),
+        help="how patch tokens become anchors: as released weights need it, each anchor mixing "
+        "all patches, or as regions of the image "
+        f"(default {defaults['downsampling']})",
+    )
+    group.add_argument(
+        "--keep_rate",
+        type=_keep_rate,
+        metavar="RATE",
+        help="share of the patch tokens that each of three blocks keeps, above 0 to 1; 0.9 is the "
+        f"paper's: 196 > 177 > 160 > 144 (default {defaults['keep_rate']}: all)",
+    )
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--pretrained",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start the tokenizer from pretrained weights (default: on; repaired: published, it "
+        "could not be switched off)",
+    )
+    group.add_argument(
+        "--pretrained_path",
+        metavar="FILE",
+        help="those weights: sam_ViT-B_16.pth as downloaded, or timm's .pth or .safetensors; also "
+        "looked for in ./model (default: sam_ViT-B_16.pth where it lies there, else timm by name)",
+    )
+    group.add_argument(
+        "--batch", type=_count(1), default=15, help="draws a step, 4 images each (default 15)"
+    )
+    group.add_argument("--epoch", type=_count(1), default=30, help="epochs (default 30)")
+    group.add_argument(
+        "--datasetLen", type=_count(1), default=10000, help="draws an epoch (default 10000)"
+    )
+    group.add_argument(
+        "--learning_rate", type=_number(0), default=1e-5, help="of AdamW (default 1e-5)"
+    )
+    group.add_argument(
+        "--weight_decay", type=_number(0), default=1e-2, help="of AdamW (default 1e-2)"
+    )
+
+
+def _add_evaluation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-r",
+        "--retrieval",
+        choices=("rn", "sa"),
+        default="rn",
+        help="score every pair with the relation network (rn), or compare retrieval tokens (sa) "
+        "(default %(default)s)",
+    )
+    group.add_argument(
+        "--testall",
+        action="store_true",
+        help="score all images, in train.py those of the validation classes (default: a fixed "
+        "part; for Sketchy every 20th sketch and 10th photo)",
+    )
+    group.add_argument(
+        "--test_sk",
+        type=_count(1),
+        default=20,
+        metavar="N",
+        help="sketches encoded and scored at a time (default 20)",
+    )
+    group.add_argument(
+        "--test_im",
+        type=_count(1),
+        default=20,
+        metavar="N",
+        help="photos encoded and scored at a time (default 20)",
+    )
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-s",
+        "--save",
+        metavar="FOLDER",
+        help="where a run keeps its files (default: ./checkpoints/ and sketchy_ext, tuberlin_ext "
+        "or quickdraw_ext, as the dataset)",
+    )
+    group.add_argument(
+        "-l",
+        "--load",
+        metavar="FILE",
+        help="a checkpoint, ours or a published one: what test.py scores (default: "
+        "best_checkpoint.pth of the save folder), what train.py starts from (default: none)",
+    )
+    group.add_argument(
+        "--num_workers", type=_count(0), default=4, help="processes that read images (default 4)"
+    )
+    group.add_argument(
+        "-c",
+        "--choose_cuda",
+        type=_device,
+        default="0",
+        metavar="DEVICE",
+        help="number of the GPU, or cpu (default %(default)s; without a GPU the CPU is used; "
+        "repaired: published, CUDA or nothing)",
+    )
+    group.add_argument("--seed", type=_count(0), default=2021, help="of every draw (default 2021)")
+
+
+def _checked(
+    parser: argparse.ArgumentParser, parsed: tuple[argparse.Namespace, list[str]]
+) -> argparse.Namespace:
+    """Refuse stray words and impossible pairs; fill in what follows from the dataset."""
+    args, stray = parsed
+    if stray:
+        parser.error(_about_stray(stray[0], parser))
+    if args.test_class is None:
+        args.test_class = SPLITS[args.dataset][0]
+    elif args.test_class not in SPLITS[args.dataset]:
+        pairs = "; ".join(f"--dataset {d}: {' or '.join(SPLITS[d])}" for d in SPLITS)
+        parser.error(
+            f"--test_class {args.test_class} is no split of {args.dataset}. Right are: {pairs}"
+        )
+    if args.save is None:
+        args.save = SAVE_FOLDERS[args.dataset]
+    if args.pretrained_path and not args.pretrained:
+        parser.error("--pretrained_path names weights that --no-pretrained forbids: drop one")
+    args.given = {name for name in ARCHITECTURE if getattr(args, name) is not None}
+    for name, value in _ARCHITECTURE_DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
+
+
+def _about_stray(word: str, parser: argparse.ArgumentParser) -> str:
+    """What is wrong with a word that is no option's, and the right spelling where one is near."""
+    known = [o.lstrip("-") for action in parser._actions for o in action.option_strings]
+    plain = word.lstrip("-–—").split("=")[0]
+    near = difflib.get_close_matches(plain, known, n=1)
+    if not near:
+        return f"{word!r} is no option; --help lists them all"
+    dashes = "--" if len(near[0]) > 1 else "-"
+    return f"{word!r} is no option: write {dashes}{near[0]} (two dashes, no blank after them)"
+
+
+def _count(least: int):
+    """A type for whole numbers from `least` on."""
+
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return value
+
+    return whole_number
+
+
+def _number(least: float):
+    """A type for finite numbers from `least` on."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} on")
+        return value
+
+    return number
+
+
+def _keep_rate(text: str) -> float:
+    value = _number(0)(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and at most 1")
+    return value
+
+
+def _device(text: str) -> str:
+    """'cpu' or a GPU's number; for several, tell how torchrun starts one process each."""
+    if text == "cpu" or text.isdecimal():
+        return text
+    numbers = text.split(",")
+    if len(numbers) > 1 and all(number.isdecimal() for number in numbers):
+        rest = _without_device(sys.argv[1:])
+        line = [
+            "torchrun",
+            f"--nproc_per_node={len(numbers)}",
+            Path(sys.argv[0]).name,
+            *rest,
+        ]
+        raise argparse.ArgumentTypeError(
+            "several GPUs take one process each. Start them with:\n"
+            f"CUDA_VISIBLE_DEVICES={text} {' '.join(line)}"
+        )
+    raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a GPU nor cpu")
+
+
+def _without_device(arguments: list[str]) -> list[str]:
+    """A command line without its -c option."""
+    kept, skip = [], False
+    for argument in arguments:
+        is_device = argument.startswith(("-c", "--choose_cuda")) and not skip
+        if not skip and not is_device:
+            kept.append(argument)
+        skip = is_device and argument in ("-c", "--choose_cuda")
+    return kept

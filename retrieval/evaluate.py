@@ -1,0 +1,188 @@
+"""Method + queries + gallery -> metrics, overall and by class."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from retrieval.features import Features, encode_blocks
+from retrieval.metrics import (
+    PUBLISHED_CUT,
+    average_precision,
+    interpolated_average_precision,
+    precision_at,
+    published_precision_at,
+)
+from retrieval.ranking import rank, tie_order
+from utils.errors import InputError
+
+MODES = ("rn", "sa")
+CUTS = (1, 5, 10, 25, 50, 100, 200)  # k of precision@k
+KEPT = 200  # photos kept of each ranking
+
+PER_QUERY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "map_all": interpolated_average_precision,
+    "map_200": lambda relevant: interpolated_average_precision(relevant, PUBLISHED_CUT),
+    "precision_100": lambda relevant: published_precision_at(relevant, 100),
+    "precision_200": lambda relevant: published_precision_at(relevant, 200),
+    "average_precision": average_precision,
+    **{f"precision@{k}": lambda relevant, k=k: precision_at(relevant, k) for k in CUTS},
+}
+"""Name of a metric -> its value for each query. The first four are the published definitions."""
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation found.
+
+    metrics: the means over queries that have a relevant photo. by_class: the same, for each class
+    of the queries. queries, gallery: the lists as scored (unreadable images left out). rankings,
+    similarities: (Q, min(200, G)), photo numbers in `gallery`, closest first, and their scores.
+    """
+
+    metrics: dict[str, float]
+    by_class: dict[str, dict[str, float]]
+    queries: object
+    gallery: object
+    rankings: np.ndarray
+    similarities: np.ndarray
+    seconds: dict[str, float]
+    skipped: list[str] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def evaluate(
+    method,
+    queries,
+    gallery,
+    preprocessing: Callable,
+    *,
+    mode: str,
+    device: torch.device,
+    query_block: int,
+    gallery_block: int,
+    workers: int = 0,
+    skip_bad: bool = False,
+) -> Evaluation:
+    """Encode each image once, score in blocks, rank, and measure.
+
+    mode: "sa" compares with method.similarity, "rn" scores every pair with method.pair_similarity.
+    queries, gallery: image lists; photos with a query's target are relevant to it. The method is
+    put into evaluation mode and left in the mode it was in. Holds the gallery's features in main
+    memory (for pairs, all its tokens) and one block of queries.
+    """
+    pairs = mode == "rn"
+    if pairs and method.pair_similarity is None:
+        raise InputError(f"{method.name} has no pair scores (-r rn); use -r sa.")
+    keep = ("retrieval", "tokens") if pairs else ("retrieval",)
+    settings = {"device": device, "workers": workers, "skip_bad": skip_bad, "keep": keep}
+    was_training = method.training
+    method.eval()
+    try:
+        started = time.perf_counter()
+        photos, gallery, skipped = _encode_gallery(
+            method, gallery, preprocessing, size=gallery_block, **settings
+        )
+        seconds = {"encode_gallery": time.perf_counter() - started}
+        scorer = _Scorer(method, gallery, photos, pairs, gallery_block, device)
+        kept = []
+        for numbers, features, faults in encode_blocks(
+            method, queries, preprocessing, size=query_block, what="sketches scored", **settings
+        ):
+            skipped += faults
+            kept += numbers
+            if numbers:
+                scorer.score(features, queries.target[numbers])
+        queries = queries.select(np.array(kept, dtype=np.int64))
+        seconds["encode_and_score_queries"] = time.perf_counter() - started - sum(seconds.values())
+    finally:
+        method.train(was_training)
+    return scorer.evaluation(queries, seconds, skipped)
+
+
+def _encode_gallery(method, gallery, preprocessing, *, size, **settings):
+    """Features of all photos in main memory, the photos that were readable, what failed."""
+    blocks, kept, skipped = [], [], []
+    for numbers, features, faults in encode_blocks(
+        method, gallery, preprocessing, size=size, what="photos encoded", **settings
+    ):
+        skipped += faults
+        kept += numbers
+        if numbers:
+            blocks.append({name: tensor.cpu() for name, tensor in features.items()})
+    if not blocks:
+        raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
+    photos = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+    return photos, gallery.select(np.array(kept, dtype=np.int64)), skipped
+
+
+class _Scorer:
+    """Takes sketches block by block, ranks the gallery for them and keeps what was measured."""
+
+    def __init__(self, method, gallery, photos: Features, pairs: bool, block: int, device):
+        self.method = method
+        self.gallery = gallery
+        self.device = device
+        self.block = block
+        self.pairs = pairs
+        if not pairs:  # small: lies on the device as a whole
+            photos = {name: tensor.to(device) for name, tensor in photos.items()}
+        self.photos = photos
+        self.order = tie_order(gallery.path)
+        self.values: dict[str, list[np.ndarray]] = {name: [] for name in PER_QUERY}
+        self.rankings: list[np.ndarray] = []
+        self.similarities: list[np.ndarray] = []
+
+    def score(self, sketches: Features, targets: np.ndarray) -> None:
+        """Rank the gallery for a block of sketches, in fp32."""
+        similarity = self._similarity(sketches)  # (Q, G)
+        ranking = rank(similarity, self.order)
+        relevant = self.gallery.target[ranking] == targets[:, None]
+        for name, measure in PER_QUERY.items():
+            self.values[name].append(measure(relevant))
+        first = ranking[:, :KEPT]
+        scores = similarity.cpu().numpy()
+        self.rankings.append(first.astype(np.int32))
+        self.similarities.append(np.take_along_axis(scores, first, axis=1))
+
+    def evaluation(self, queries, seconds: dict, skipped: list[str]) -> Evaluation:
+        """Means of what was measured, overall and by class."""
+        if not self.rankings:
+            raise InputError("there is no readable sketch to ask with.")
+        values = {name: np.concatenate(parts) for name, parts in self.values.items()}
+        if np.isnan(values["map_all"]).all():
+            raise InputError("no sketch has a photo of its class in the gallery.")
+        by_class = {}
+        for name in queries.classes():
+            of_class = queries.class_name == name
+            if not np.isnan(values["map_all"][of_class]).all():
+                by_class[name] = {"queries": int(of_class.sum()), **_means(values, of_class)}
+        return Evaluation(
+            metrics=_means(values, np.ones(len(queries), dtype=bool)),
+            by_class=by_class,
+            queries=queries,
+            gallery=self.gallery,
+            rankings=np.concatenate(self.rankings),
+            similarities=np.concatenate(self.similarities),
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+            skipped=skipped,
+        )
+
+    def _similarity(self, sketches: Features) -> torch.Tensor:
+        if not self.pairs:
+            return self.method.similarity(sketches, self.photos).float()
+        columns = []
+        for first in range(0, len(self.gallery), self.block):
+            block = {
+                name: tensor[first : first + self.block].to(self.device, non_blocking=True)
+                for name, tensor in self.photos.items()
+            }
+            columns.append(self.method.pair_similarity(sketches, block).float())
+        return torch.cat(columns, dim=1)
+
+
+def _means(values: dict[str, np.ndarray], which: np.ndarray) -> dict[str, float]:
+    means = {name: float(np.nanmean(column[which])) for name, column in values.items()}
+    return {**means, "accuracy@1": means["precision@1"]}

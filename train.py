@@ -1,0 +1,356 @@
+"""Train one method on one benchmark: one process, or several under torchrun."""
+
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from datasets import load_benchmark
+from model import build_model, load_model
+from options import RESULT_OPTIONS, named_settings, plain_options, settings_of, train_options
+from utils.errors import InputError, run_script
+from utils.logs import append_json_line, duration, environment, log, start_logging, write_json
+from utils.signals import StopSignals
+
+METHOD = "zse_sbir"
+FORMAT = 1  # of the checkpoints written here
+LAST, BEST = "last_checkpoint.pth", "best_checkpoint.pth"
+RUN, METRICS, LOG = "run.json", "metrics.jsonl", "train.log"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as the command line says; the exit status."""
+    args = train_options(arguments)
+
+    from utils.distributed import choose_device, init_processes, is_main, leave_processes, rank
+    from utils.seeds import seed_everything
+
+    folder = Path(args.save)
+    _check_folder(folder, args.resume)
+    init_processes(args.choose_cuda)
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+    start_logging(folder / LOG if is_main() else None, quiet=not is_main())
+    seed_everything(args.seed, rank())
+    try:
+        return Training(args, folder, choose_device(args.choose_cuda)).run()
+    finally:
+        leave_processes()
+
+
+class Training:
+    """A run: its data, method and optimiser, where it stands, and what it writes.
+
+    epoch: whole epochs done. step: steps done of the next one. best: epoch and metrics of the best
+    checkpoint so far.
+    """
+
+    def __init__(self, args: Namespace, folder: Path, device):
+        from datasets.images import Preprocessing
+
+        self.args, self.folder, self.device = args, folder, device
+        self.stop = StopSignals()
+        self.benchmark = self._load_data()
+        self.method, self.starts_from, checkpoint = self._build_method()
+        self.method.to(device)
+        self.preprocessing = Preprocessing(**self.method.inputs)
+        self.optimizer = self._build_optimizer()
+        self.epoch, self.step, self.best = 0, 0, None
+        self.losses: dict[str, float] = {}
+        self.unreadable: set[str] = set()
+        if args.resume:
+            self._restore(checkpoint)
+
+    def run(self) -> int:
+        """Train the epochs that are left; 0 also where a signal stopped the run in good order."""
+        if self.epoch >= self.args.epoch:
+            log.info("%s: has finished its %d epochs already.", self.folder, self.epoch)
+            return 0
+        self._describe()
+        started = time.monotonic()
+        model, sampler, batches = self._parallel()
+        while self.epoch < self.args.epoch:
+            finished = self._train_epoch(model, sampler, batches)
+            self._save(LAST)
+            if not (finished and self._close_epoch()):
+                log.info(
+                    "Stopped by a signal in epoch %d after step %d; saved. Go on with the same "
+                    "command and --resume.",
+                    self.epoch + 1,
+                    self.step,
+                )
+                return 0
+        self._say_where(time.monotonic() - started)
+        return 0
+
+    # ---- what a run is made of
+
+    def _load_data(self):
+        args = self.args
+        benchmark = load_benchmark(
+            args.dataset,
+            args.test_class,
+            Path(args.data_path),
+            unseen=args.validate == "test",
+            validation=args.validate == "seen",
+            seed=args.seed,
+            classes=args.cls_number,
+            skip_bad=args.skip_bad,
+        )
+        for note in benchmark.notes:
+            log.warning("%s", note)
+        if benchmark.skipped:
+            log.warning("%d missing files are left out.", len(benchmark.skipped))
+        return benchmark
+
+    def _build_method(self):
+        """The method, a word on where its weights come from, and the checkpoint if from one."""
+        args = self.args
+        training = {"contrastive_weight": args.contrastive_weight}
+        source = self.folder / LAST if args.resume else args.load and Path(args.load)
+        if source:
+            method, checkpoint = load_model(source, named_settings(args), training)
+            return method, str(source), checkpoint
+        method = build_model(METHOD, **settings_of(args), **training)
+        if not args.pretrained:
+            return method, "nothing (untrained)", None
+        path = Path(args.pretrained_path) if args.pretrained_path else None
+        return method, method.load_pretrained(path), None
+
+    def _build_optimizer(self):
+        import torch
+
+        recipe = {name: getattr(self.args, name) for name in ("learning_rate", "weight_decay")}
+        return torch.optim.AdamW(
+            self.method.parameter_groups(recipe),
+            lr=recipe["learning_rate"],
+            weight_decay=recipe["weight_decay"],
+        )
+
+    def _restore(self, checkpoint: dict) -> None:
+        """Stand where the checkpoint was written."""
+        from utils.seeds import restore_random_state
+
+        then, now = checkpoint["options"], vars(self.args)
+        changed = [name for name in RESULT_OPTIONS if then[name] != now[name]]
+        if changed:
+            listed = ", ".join(f"--{name} {then[name]} (now {now[name]})" for name in changed)
+            raise InputError(f"{self.folder}: was trained with {listed}. Resume with the same.")
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        restore_random_state(checkpoint["rng"])
+        self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
+        self.best = checkpoint["best"]
+
+    def _parallel(self):
+        """What the loop trains (DDP where there are several processes), sampler and loader."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        from datasets.batches import EpochSampler, build_batches
+        from utils.distributed import rank, world_size
+        from utils.signals import leave_signals_to_main
+
+        args = self.args
+        sampler = EpochSampler(args.datasetLen, args.batch, rank(), world_size())
+        batches = build_batches(
+            self.method.batches,
+            self.benchmark.train,
+            self.preprocessing,
+            sampler,
+            seed=args.seed,
+            skip_bad=args.skip_bad,
+            workers=args.num_workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=leave_signals_to_main,
+        )
+        model = DistributedDataParallel(self.method) if world_size() > 1 else self.method
+        return model, sampler, batches
+
+    # ---- an epoch
+
+    def _train_epoch(self, model, sampler, batches) -> bool:
+        """Train to the end of the epoch or to a signal; whether the end was reached."""
+        from engine import train_one_epoch
+
+        sampler.epoch, sampler.first_step = self.epoch, self.step
+        result = train_one_epoch(
+            model,
+            batches,
+            self.optimizer,
+            device=self.device,
+            epoch=self.epoch,
+            epochs=self.args.epoch,
+            steps=sampler.steps,
+            first_step=self.step,
+            skip_bad=self.args.skip_bad,
+            stop=lambda: self.stop.asked,
+            report=self._report,
+        )
+        self.step, self.losses = result.steps, result.losses
+        self.unreadable |= result.unreadable
+        return result.finished
+
+    def _report(self, step: int, images_per_second: float, losses: dict[str, float]) -> None:
+        line = {"kind": "steps", "epoch": self.epoch + 1, "step": step, **losses}
+        line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        self._write_metrics({**line, "images_per_second": round(images_per_second, 1)})
+
+    def _close_epoch(self) -> bool:
+        """Validate and save. False where a signal broke in: then the epoch stays open."""
+        from utils.distributed import wait_for_all
+
+        started = time.monotonic()
+        try:
+            with self.stop.at_once():
+                metrics = self._validate()
+        except KeyboardInterrupt:
+            return False
+        better = not (metrics and self.best) or metrics["map_all"] > self.best["map_all"]
+        self.epoch, self.step = self.epoch + 1, 0
+        if better:
+            self.best = {"epoch": self.epoch, **(metrics or {})}
+            self._save(BEST, metrics)
+        self._save(LAST, metrics)
+        line = {"kind": "epoch", "epoch": self.epoch, "losses": self.losses, "validation": metrics}
+        seconds = round(time.monotonic() - started, 1)
+        self._write_metrics({**line, "best": better, "validation_seconds": seconds})
+        scored = f"validation map_all:{metrics['map_all']:.4f}" if metrics else "not validated"
+        losses = " ".join(f"{name}:{value:.4f}" for name, value in self.losses.items())
+        mark = " (best so far)" if better and metrics else ""
+        log.info("epoch %d of %d: %s, %s%s", self.epoch, self.args.epoch, losses, scored, mark)
+        wait_for_all()
+        return True
+
+    def _validate(self) -> dict[str, float] | None:
+        """Metrics on the classes that choose the best checkpoint; None without such."""
+        from retrieval.evaluate import evaluate
+        from utils.distributed import is_main
+
+        args, benchmark = self.args, self.benchmark
+        if args.validate == "none" or not is_main():
+            return None
+        queries, gallery = benchmark.queries, benchmark.gallery
+        if args.validate == "seen":
+            queries, gallery = benchmark.validation.of("sketch"), benchmark.validation.of("photo")
+        if not args.testall:
+            queries = queries.every(benchmark.every["sketch"])
+            gallery = gallery.every(benchmark.every["photo"])
+        evaluation = evaluate(
+            self.method,
+            queries,
+            gallery,
+            self.preprocessing,
+            mode=args.retrieval,
+            device=self.device,
+            query_block=args.test_sk,
+            gallery_block=args.test_im,
+            workers=args.num_workers,
+            skip_bad=args.skip_bad,
+        )
+        self.unreadable |= set(evaluation.skipped)
+        return evaluation.metrics
+
+    # ---- what a run writes (its first process does)
+
+    def _save(self, name: str, metrics: dict | None = None) -> None:
+        """A checkpoint; the best one leaves out what only resuming needs."""
+        from utils.checkpoints import save_atomically
+        from utils.distributed import is_main
+        from utils.seeds import random_state
+
+        if not is_main():
+            return
+        resumable = name == LAST
+        checkpoint = {
+            "format": FORMAT,
+            "method": self.method.name,
+            "settings": self.method.settings,
+            "model": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict() if resumable else None,
+            "schedule": None,
+            "rng": random_state() if resumable else None,
+            "epoch": self.epoch,
+            "step": self.step,
+            "metrics": metrics,
+            "best": self.best,
+            "options": plain_options(self.args),
+            "classes": self.benchmark.train.classes() + self.benchmark.validation.classes(),
+            "map_all": metrics["map_all"] if metrics else None,
+            "precision_100": metrics["precision_100"] if metrics else None,
+        }
+        save_atomically(checkpoint, self.folder / name)
+
+    def _write_metrics(self, line: dict) -> None:
+        from utils.distributed import is_main
+
+        if is_main():
+            append_json_line(self.folder / METRICS, line)
+
+    def _describe(self) -> None:
+        """Say, and write down beside the results, what is about to be trained."""
+        from utils.distributed import is_main, world_size
+
+        args, benchmark, method = self.args, self.benchmark, self.method
+        seen = benchmark.train.classes()
+        counts = {"sketches": len(benchmark.train.of("sketch"))}
+        counts["photos"] = len(benchmark.train.of("photo"))
+        validation = {
+            "seen": {"classes": benchmark.validation.classes()},
+            "test": {"note": "the unseen test classes choose the checkpoint, as in the paper"},
+            "none": {"note": "on no class: the last epoch counts as the best"},
+        }[args.validate]
+        settings = " ".join(f"{name}={value}" for name, value in method.settings.items())
+        log.info("%s, %s: %d seen classes, %s", args.dataset, args.test_class, len(seen), counts)
+        log.info("%s: %s", method.name, settings)
+        log.info("starts from: %s", self.starts_from)
+        log.info("validates: %s", *validation.values())
+        log.info("saves to: %s; runs on: %s x %d", self.folder, self.device, world_size())
+        if args.resume:
+            log.info("resumes in epoch %d after step %d", self.epoch + 1, self.step)
+        if not is_main():
+            return
+        name = f"resumed_in_epoch_{self.epoch + 1}_step_{self.step}.json" if args.resume else RUN
+        content = {
+            "options": plain_options(args),
+            "method": method.name,
+            "settings": method.settings,
+            "starts_from": self.starts_from,
+            "seen_classes": seen,
+            "train_images": counts,
+            "missing_files": benchmark.skipped,
+            "validation": {"kind": args.validate, **validation},
+            "processes": world_size(),
+            "environment": environment(str(self.device)),
+        }
+        write_json(self.folder / name, content)
+
+    def _say_where(self, seconds: float) -> None:
+        if self.unreadable:
+            log.warning("%d unreadable files were skipped.", len(self.unreadable))
+        scored = (
+            f", validation map_all {self.best['map_all']:.4f}" if "map_all" in self.best else ""
+        )
+        log.info(
+            "Finished in %s. Best checkpoint: %s (epoch %d%s)",
+            duration(seconds),
+            self.folder / BEST,
+            self.best["epoch"],
+            scored,
+        )
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Refuse to write over a run, and to resume what is not there."""
+    if resume:
+        if not (folder / LAST).is_file():
+            raise InputError(
+                f"{folder}: holds no {LAST} to resume. Leave --resume out to start a run, or name "
+                "its folder with --save."
+            )
+    elif any((folder / name).exists() for name in (LAST, BEST, METRICS)):
+        raise InputError(
+            f"{folder}: already holds a run or a checkpoint. Go on with it with --resume, or "
+            "choose another folder with --save."
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,95 @@
+"""Checkpoints on disk: written whole or not at all, loaded without running foreign code."""
+
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.errors import InputError
+
+
+def save_atomically(content: object, path: Path) -> None:
+    """torch.save beside `path`, synced to the disk, then renamed over it.
+
+    A crash at any moment leaves either the former file or the new one, never a part of one.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load_file(path: Path) -> dict:
+    """The dict in a .pth or .safetensors file, on the CPU.
+
+    Only tensors, plain containers and numpy scalars are accepted (weights_only=True): a file cannot
+    run code. Raises InputError where the file is absent, damaged or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file as load_safetensors
+
+            return load_safetensors(path)
+        with torch.serialization.safe_globals(_numpy_scalar_types()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {reason}). "
+            "Is the download complete, and is it a file that torch.save wrote?"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a dict of tensors.")
+    return dict(content)
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, may_miss: Iterable[str] = ()
+) -> None:
+    """Copy `state` into `module`; every tensor must be there, be expected, and have its shape.
+
+    `may_miss`: beginnings of names that `state` may lack. Raises InputError listing every fault.
+    """
+    expected = module.state_dict()
+    may_miss = tuple(may_miss)
+    missing = [n for n in expected if n not in state and not n.startswith(may_miss)]
+    unexpected = [n for n in state if n not in expected]
+    misshapen = [
+        f"{n} is {tuple(state[n].shape)} and should be {tuple(expected[n].shape)}"
+        for n in expected
+        if n in state and state[n].shape != expected[n].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    if any(faults.values()):
+        listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
+        raise InputError(f"{source}: does not fit this model. {listed}.")
+    module.load_state_dict({n: t.to(expected[n].dtype) for n, t in state.items()}, strict=False)
+
+
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the `module.` prefix that DataParallel puts before every name."""
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _numpy_scalar_types() -> list:
+    """What a pickled numpy scalar names: new and old path of its builder, dtype, dtype classes."""
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, *dtypes]

@@ -1,0 +1,86 @@
+"""Rank, world size and device as torchrun gives them; one process is a world of one."""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import InputError
+from utils.logs import log
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes files."""
+    return rank() == 0
+
+
+def init_processes(device: str) -> None:
+    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing to do for a single one.
+
+    device: as for choose_device.
+    """
+    if world_size() == 1:
+        return
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+
+
+def leave_processes() -> None:
+    """Undo init_processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up in any process; all must ask at the same point."""
+    if not dist.is_initialized():
+        return flag
+    shared = torch.tensor(float(flag), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared.item())
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """Mean of a tensor over the processes."""
+    if not dist.is_initialized():
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / world_size()
+
+
+def choose_device(name: str) -> torch.device:
+    """'cpu', or the GPU of that number (under torchrun: this process's own).
+
+    Without any GPU the CPU, with a warning. Raises InputError for a number that is not there.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        if is_main():
+            log.warning("no GPU that torch can use: running on the CPU (-c cpu says so at once).")
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", name))
+    if index >= torch.cuda.device_count():
+        raise InputError(f"-c {index}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}.")
+    return torch.device("cuda", index)

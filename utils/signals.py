@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM: noted, so that a program can stop where it loses nothing."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """From its making on, the first signal is noted; a second one raises KeyboardInterrupt."""
+
+    def __init__(self):
+        self.asked = False
+        self._at_once = False
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within: a signal, also one noted before, raises KeyboardInterrupt."""
+        self._at_once = True
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._at_once = False
+
+    def _note(self, number: int, frame: object) -> None:
+        second, self.asked = self.asked, True
+        if second or self._at_once:
+            raise KeyboardInterrupt
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """For a data worker: Ctrl-C reaches the whole process group, but the main process decides."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
