@@ -6,9 +6,11 @@ where one was repaired. Imports no torch: --help answers at once.
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from datasets import DATASETS, SPLITS
 
@@ -45,6 +47,7 @@ RESULT_OPTIONS = (
     "learning_rate",
     "weight_decay",
     "contrastive_weight",
+    "dropout",
     "seed",
     "validate",
 )
@@ -63,6 +66,14 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="W",
         help="weight of the class-wise contrastive loss between the retrieval tokens before "
         "cross-attention, which -r sa compares (no unit; default %(default)s: published losses)",
+    )
+    group.add_argument(
+        "--dropout",
+        type=_number(0, 1),
+        default=0.1,
+        metavar="P",
+        help="probability of dropping an activation, 0 to below 1; 0 suits small ViTs, which were "
+        "pretrained without (default %(default)s, as published)",
     )
     group.add_argument(
         "--validate",
@@ -118,8 +129,15 @@ def plain_options(args: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(args).items() if name != "given"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (all options: --help)\n")
+
+
 def _parser(description: str, program: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    return _Parser(prog=program, description=description, allow_abbrev=False)
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +231,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--keep_rate",
-        type=_keep_rate,
+        type=_number(0, 1, above=True),
         metavar="RATE",
         help="share of the patch tokens that each of three blocks keeps, above 0 to 1; 0.9 is the "
         f"paper's: 196 > 177 > 160 > 144 (default {defaults['keep_rate']}: all)",
@@ -315,6 +333,7 @@ def _checked(
 ) -> argparse.Namespace:
     """Refuse stray words and impossible pairs; fill in what follows from the dataset."""
     args, stray = parsed
+    stray = [word for word in stray if word != "--"] or stray
     if stray:
         parser.error(_about_stray(stray[0], parser))
     if args.test_class is None:
@@ -341,7 +360,7 @@ def _about_stray(word: str, parser: argparse.ArgumentParser) -> str:
     plain = word.lstrip("-–—").split("=")[0]
     near = difflib.get_close_matches(plain, known, n=1)
     if not near:
-        return f"{word!r} is no option; --help lists them all"
+        return f"{word!r} is no option"
     dashes = "--" if len(near[0]) > 1 else "-"
     return f"{word!r} is no option: write {dashes}{near[0]} (two dashes, no blank after them)"
 
@@ -361,26 +380,24 @@ def _count(least: int):
     return whole_number
 
 
-def _number(least: float):
-    """A type for finite numbers from `least` on."""
+def _number(least: float, below: float = math.inf, above: bool = False):
+    """A type for numbers from `least` on and below `below`; above: above `least`, up to `below`."""
+    if above:
+        allowed = f"above {least} and at most {below}"
+    else:
+        allowed = f"from {least} on" + (f" and below {below}" if below < math.inf else "")
 
     def number(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            value = float("nan")
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} on")
+            value = math.nan
+        inside = least < value <= below if above else least <= value < below
+        if not inside:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {allowed}")
         return value
 
     return number
-
-
-def _keep_rate(text: str) -> float:
-    value = _number(0)(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and at most 1")
-    return value
 
 
 def _device(text: str) -> str:

@@ -1,5 +1,6 @@
 """Score a checkpoint on a benchmark's unseen classes."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from datasets import load_benchmark
@@ -15,14 +16,25 @@ PUBLISHED = ("map_all", "map_200", "precision_100", "precision_200")
 def main(arguments: list[str] | None = None) -> int:
     """Score as the command line says; the exit status."""
     args = test_options(arguments)
-    rankings = args.save_rankings and Path(args.save_rankings)
+    rankings = Path(args.save_rankings) if args.save_rankings else None
     if rankings and not rankings.parent.is_dir():
         raise InputError(f"--save_rankings {rankings}: there is no folder {rankings.parent}.")
 
-    from utils.distributed import choose_device
+    from utils.distributed import choose_device, init_processes, is_main, leave_processes
 
-    start_logging()
+    start_logging(quiet=not is_main())
     device = choose_device(args.choose_cuda)
+    init_processes(args.choose_cuda)
+    try:
+        return _score(args, device, rankings)
+    finally:
+        leave_processes()
+
+
+def _score(args: Namespace, device, rankings: Path | None) -> int:
+    """Load, evaluate, and (the first process) print and write."""
+    from utils.distributed import is_main
+
     path = _checkpoint_path(args)
     method, checkpoint = _load(path, args)
     method.to(device)
@@ -30,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     _check_unseen(path, checkpoint, queries, args.allow_seen)
     log.info("%d sketches against %d photos, -r %s", len(queries), len(gallery), args.retrieval)
     evaluation = _evaluate(method, queries, gallery, args, device)
+    if not is_main():
+        return 0
     if rankings:
         _write_rankings(rankings, evaluation)
     print(_table(evaluation))
@@ -39,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _checkpoint_path(args) -> Path:
+def _checkpoint_path(args: Namespace) -> Path:
     if args.load:
         return Path(args.load)
     path = Path(args.save) / BEST
@@ -51,7 +65,7 @@ def _checkpoint_path(args) -> Path:
     return path
 
 
-def _load(path: Path, args):
+def _load(path: Path, args: Namespace):
     """The method and its checkpoint; says what was loaded."""
     method, checkpoint = load_model(path, named_settings(args))
     settings = " ".join(f"{name}={value}" for name, value in method.settings.items())
@@ -59,7 +73,7 @@ def _load(path: Path, args):
     return method, checkpoint
 
 
-def _load_data(args):
+def _load_data(args: Namespace):
     """The benchmark, and what of its unseen classes is scored."""
     benchmark = load_benchmark(
         args.dataset,
@@ -121,6 +135,7 @@ def _evaluate(method, queries, gallery, args, device):
         gallery_block=args.test_im,
         workers=args.num_workers,
         skip_bad=args.skip_bad,
+        shared=True,
     )
 
 

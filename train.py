@@ -105,7 +105,7 @@ class Training:
     def _build_method(self):
         """The method, a word on where its weights come from, and the checkpoint if from one."""
         args = self.args
-        training = {"contrastive_weight": args.contrastive_weight}
+        training = {"contrastive_weight": args.contrastive_weight, "dropout": args.dropout}
         source = self.folder / LAST if args.resume else args.load and Path(args.load)
         if source:
             method, checkpoint = load_model(source, named_settings(args), training)

@@ -149,5 +149,6 @@ def build_batches(
         collate_fn=dataset.collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        generator=torch.Generator(),  # else its seed would come from dropout's random numbers
         **loader_settings,
     )

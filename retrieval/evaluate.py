@@ -15,7 +15,8 @@ from retrieval.metrics import (
     precision_at,
     published_precision_at,
 )
-from retrieval.ranking import rank, tie_order
+from retrieval.ranking import rank_photos, tie_order
+from utils.distributed import gather_objects, rank, world_size
 from utils.errors import InputError
 
 MODES = ("rn", "sa")
@@ -65,13 +66,15 @@ def evaluate(
     gallery_block: int,
     workers: int = 0,
     skip_bad: bool = False,
+    shared: bool = False,
 ) -> Evaluation:
     """Encode each image once, score in blocks, rank, and measure.
 
     mode: "sa" compares with method.similarity, "rn" scores every pair with method.pair_similarity.
     queries, gallery: image lists; photos with a query's target are relevant to it. The method is
     put into evaluation mode and left in the mode it was in. Holds the gallery's features in main
-    memory (for pairs, all its tokens) and one block of queries.
+    memory (for pairs, all its tokens) and one block of queries. shared: the processes of torchrun
+    take every n-th query each, and all return the same.
     """
     pairs = mode == "rn"
     if pairs and method.pair_similarity is None:
@@ -87,19 +90,25 @@ def evaluate(
         )
         seconds = {"encode_gallery": time.perf_counter() - started}
         scorer = _Scorer(method, gallery, photos, pairs, gallery_block, device)
-        kept = []
+        share = np.arange(len(queries))
+        if shared:
+            share = share[rank() :: world_size()]
+        own = queries.select(share)
         for numbers, features, faults in encode_blocks(
-            method, queries, preprocessing, size=query_block, what="sketches scored", **settings
+            method, own, preprocessing, size=query_block, what="sketches scored", **settings
         ):
             skipped += faults
-            kept += numbers
             if numbers:
-                scorer.score(features, queries.target[numbers])
-        queries = queries.select(np.array(kept, dtype=np.int64))
+                scorer.score(features, own.target[numbers], share[numbers])
+        scored = scorer.scored
+        if shared:
+            gathered = gather_objects((scored, skipped))
+            scored = [block for blocks, _ in gathered for block in blocks]
+            skipped = list(dict.fromkeys(fault for _, faults in gathered for fault in faults))
         seconds["encode_and_score_queries"] = time.perf_counter() - started - sum(seconds.values())
     finally:
         method.train(was_training)
-    return scorer.evaluation(queries, seconds, skipped)
+    return _summary(scored, queries, gallery, seconds, skipped)
 
 
 def _encode_gallery(method, gallery, preprocessing, *, size, **settings):
@@ -118,6 +127,16 @@ def _encode_gallery(method, gallery, preprocessing, *, size, **settings):
     return photos, gallery.select(np.array(kept, dtype=np.int64)), skipped
 
 
+@dataclass
+class _Scored:
+    """A block of scored queries: their numbers in the list, metrics, best photos."""
+
+    numbers: np.ndarray
+    values: dict[str, np.ndarray]
+    rankings: np.ndarray
+    similarities: np.ndarray
+
+
 class _Scorer:
     """Takes sketches block by block, ranks the gallery for them and keeps what was measured."""
 
@@ -131,44 +150,17 @@ class _Scorer:
             photos = {name: tensor.to(device) for name, tensor in photos.items()}
         self.photos = photos
         self.order = tie_order(gallery.path)
-        self.values: dict[str, list[np.ndarray]] = {name: [] for name in PER_QUERY}
-        self.rankings: list[np.ndarray] = []
-        self.similarities: list[np.ndarray] = []
+        self.scored: list[_Scored] = []
 
-    def score(self, sketches: Features, targets: np.ndarray) -> None:
+    def score(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:
         """Rank the gallery for a block of sketches, in fp32."""
         similarity = self._similarity(sketches)  # (Q, G)
-        ranking = rank(similarity, self.order)
+        ranking = rank_photos(similarity, self.order)
         relevant = self.gallery.target[ranking] == targets[:, None]
-        for name, measure in PER_QUERY.items():
-            self.values[name].append(measure(relevant))
-        first = ranking[:, :KEPT]
-        scores = similarity.cpu().numpy()
-        self.rankings.append(first.astype(np.int32))
-        self.similarities.append(np.take_along_axis(scores, first, axis=1))
-
-    def evaluation(self, queries, seconds: dict, skipped: list[str]) -> Evaluation:
-        """Means of what was measured, overall and by class."""
-        if not self.rankings:
-            raise InputError("there is no readable sketch to ask with.")
-        values = {name: np.concatenate(parts) for name, parts in self.values.items()}
-        if np.isnan(values["map_all"]).all():
-            raise InputError("no sketch has a photo of its class in the gallery.")
-        by_class = {}
-        for name in queries.classes():
-            of_class = queries.class_name == name
-            if not np.isnan(values["map_all"][of_class]).all():
-                by_class[name] = {"queries": int(of_class.sum()), **_means(values, of_class)}
-        return Evaluation(
-            metrics=_means(values, np.ones(len(queries), dtype=bool)),
-            by_class=by_class,
-            queries=queries,
-            gallery=self.gallery,
-            rankings=np.concatenate(self.rankings),
-            similarities=np.concatenate(self.similarities),
-            seconds={name: round(value, 3) for name, value in seconds.items()},
-            skipped=skipped,
-        )
+        values = {name: measure(relevant) for name, measure in PER_QUERY.items()}
+        best = ranking[:, :KEPT].astype(np.int32)
+        scores = np.take_along_axis(similarity.cpu().numpy(), best, axis=1)
+        self.scored.append(_Scored(numbers, values, best, scores))
 
     def _similarity(self, sketches: Features) -> torch.Tensor:
         if not self.pairs:
@@ -181,6 +173,33 @@ class _Scorer:
             }
             columns.append(self.method.pair_similarity(sketches, block).float())
         return torch.cat(columns, dim=1)
+
+
+def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:
+    """Means of what was measured, overall and by class."""
+    if not scored:
+        raise InputError("there is no readable sketch to ask with.")
+    numbers = np.concatenate([block.numbers for block in scored])
+    order = numbers.argsort()
+    values = {n: np.concatenate([block.values[n] for block in scored])[order] for n in PER_QUERY}
+    queries = queries.select(numbers[order])
+    if np.isnan(values["map_all"]).all():
+        raise InputError("no sketch has a photo of its class in the gallery.")
+    by_class = {}
+    for name in queries.classes():
+        of_class = queries.class_name == name
+        if not np.isnan(values["map_all"][of_class]).all():
+            by_class[name] = {"queries": int(of_class.sum()), **_means(values, of_class)}
+    return Evaluation(
+        metrics=_means(values, np.ones(len(queries), dtype=bool)),
+        by_class=by_class,
+        queries=queries,
+        gallery=gallery,
+        rankings=np.concatenate([block.rankings for block in scored])[order],
+        similarities=np.concatenate([block.similarities for block in scored])[order],
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        skipped=skipped,
+    )
 
 
 def _means(values: dict[str, np.ndarray], which: np.ndarray) -> dict[str, float]:

@@ -60,6 +60,7 @@ def encode_blocks(
         num_workers=workers,
         collate_fn=list,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # leaves the global random numbers to training
     )
     first = 0
     for block in progress(loader, len(loader), what):

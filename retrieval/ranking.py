@@ -16,7 +16,7 @@ def tie_order(paths: np.ndarray) -> np.ndarray:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
-def rank(similarity: Tensor, order: np.ndarray) -> np.ndarray:
+def rank_photos(similarity: Tensor, order: np.ndarray) -> np.ndarray:
     """Photo numbers (Q, G), closest first. similarity: (Q, G), larger is closer; order: tie_order.
 
     A score that is not a number comes last.

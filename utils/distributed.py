@@ -69,6 +69,15 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     return values / world_size()
 
 
+def gather_objects(content: object) -> list:
+    """What every process brings, by rank; any object that can be pickled."""
+    if not dist.is_initialized():
+        return [content]
+    gathered: list = [None] * world_size()
+    dist.all_gather_object(gathered, content)
+    return gathered
+
+
 def choose_device(name: str) -> torch.device:
     """'cpu', or the GPU of that number (under torchrun: this process's own).
 

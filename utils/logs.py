@@ -25,21 +25,20 @@ def start_logging(file: Path | None = None, quiet: bool = False) -> None:
     quiet: warnings only on the console (the processes of a run other than the first).
     """
     logging.captureWarnings(True)
-    logging.getLogger("py.warnings").propagate = True
-    root = logging.getLogger()
-    root.setLevel(logging.WARNING)
-    log.setLevel(logging.INFO)
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-        handler.close()
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(_ConsoleFormatter())
     console.setLevel(logging.WARNING if quiet else logging.INFO)
-    root.addHandler(console)
+    handlers: list[logging.Handler] = [console]
     if file is not None:
-        written = logging.FileHandler(file, encoding="utf-8")
-        written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        root.addHandler(written)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.INFO)
+    for logger in (log, logging.getLogger("py.warnings")):
+        for former in logger.handlers[:]:
+            logger.removeHandler(former)
+            former.close()
+        for handler in handlers:
+            logger.addHandler(handler)
 
 
 def progress(items: Iterable, total: int, what: str) -> Iterator:

@@ -1,0 +1,73 @@
+"""What tests of model/ share: small models, random images, files as people have them."""
+
+import numpy as np
+import pytest
+import torch
+
+from model import build_model
+from model.published import to_published
+
+
+@pytest.fixture
+def build_small():
+    """A function that builds ZSE on timm's smallest ViT, in evaluation mode.
+
+    160 px, width 64, 6 blocks, 100 patch tokens: 25 or 100 anchors. Every tensor is random, also
+    the biases and norms that start at 0 and 1, so that no mix-up among them goes unnoticed.
+    """
+
+    def build(seed: int = 0, **changed):
+        torch.manual_seed(seed)
+        method = build_model("zse_sbir", **{"vit": "test_vit", **changed})
+        with torch.no_grad():
+            for parameter in method.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        return method.eval()
+
+    return build
+
+
+@pytest.fixture
+def draw_images():
+    """A function that draws normalised images: (count, 3, size, size)."""
+
+    def draw(count: int, size: int = 160, seed: int = 0) -> torch.Tensor:
+        return torch.randn((count, 3, size, size), generator=torch.Generator().manual_seed(seed))
+
+    return draw
+
+
+@pytest.fixture
+def checkpoint_of():
+    """A function that puts a method into a checkpoint of ours, as train.py does."""
+
+    def checkpoint(method, /, **changed) -> dict:
+        return {
+            "format": 1,
+            "method": method.name,
+            "settings": method.settings,
+            "model": {name: tensor.clone() for name, tensor in method.state_dict().items()},
+            "epoch": 7,
+            "classes": ["cat", "dog"],
+            "map_all": 0.5,
+            "precision_100": 0.25,
+            **changed,
+        }
+
+    return checkpoint
+
+
+@pytest.fixture
+def as_downloaded(checkpoint_of):
+    """A function that puts a method into the published form: `module.` and numpy scalars."""
+
+    def content(method) -> dict:
+        published = to_published(checkpoint_of(method))
+        return {
+            "model": {f"module.{name}": tensor for name, tensor in published["model"].items()},
+            "epoch": 12,
+            "map_all": np.float64(0.698),
+            "precision_100": np.float64(0.797),
+        }
+
+    return content

@@ -1,0 +1,123 @@
+"""What every method of the table must keep to."""
+
+import dataclasses
+import importlib
+import json
+
+import pytest
+import torch
+
+from datasets.batches import BATCHES
+from datasets.images import Preprocessing
+from model import METHODS, build_model, load_model
+from model.method import Method
+
+SMALL = {"zse_sbir": {"vit": "test_vit"}}
+"""Settings that make each method small."""
+
+
+@pytest.fixture(params=METHODS)
+def method(request) -> Method:
+    assert request.param in SMALL, "name settings that make this method small"
+    torch.manual_seed(0)
+    return build_model(request.param, **SMALL[request.param]).eval()
+
+
+@pytest.fixture
+def draw(method, draw_images):
+    """A function that draws images of the size that the method wants."""
+    return lambda count, seed=0: draw_images(count, method.inputs["size"], seed)
+
+
+@pytest.fixture
+def batch(method, draw):
+    assert method.batches == "triplets", "make a batch of this kind here"
+    return {
+        "sketches": draw(4),
+        "photos": draw(4, seed=1),
+        "sketch_targets": torch.tensor([0, 1, 0, 1]),
+        "photo_targets": torch.tensor([0, 1, 2, 0]),
+    }
+
+
+def test_is_what_the_table_says(method):
+    module, name = METHODS[method.name].split(":")
+    assert type(method) is getattr(importlib.import_module(module), name)
+    assert isinstance(method, Method)
+
+
+def test_total_is_the_sum_of_the_named_losses(method, batch):
+    losses, made = method.losses(batch, 0.5), method(batch, 0.5)
+    assert losses
+    assert "total" not in losses
+    assert set(made) == {*losses, "total"}
+    assert all(made[name].shape == () for name in made)
+    torch.testing.assert_close({name: made[name] for name in losses}, losses)
+    torch.testing.assert_close(made["total"], sum(losses.values()))
+    made["total"].backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+
+
+@torch.inference_mode()
+def test_features_can_be_kept_image_by_image(method, draw):
+    images = draw(3)
+    for modality in ("sketch", "photo"):
+        together = method.encode(images, modality)
+        assert together["retrieval"].dim() == 2
+        for name, features in together.items():
+            assert len(features) == 3, name
+            alone = torch.cat([method.encode(image[None], modality)[name] for image in images])
+            torch.testing.assert_close(alone, features, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_similarities_are_queries_by_gallery(method, draw):
+    queries = method.encode(draw(2), "sketch")
+    gallery = method.encode(draw(3, seed=1), "photo")
+    kinds = [method.similarity, method.pair_similarity]
+    for similarity in filter(None, kinds):
+        made = similarity(queries, gallery)
+        assert made.shape == (2, 3)
+        assert made.isfinite().all()
+        assert made.unique().numel() == 6
+
+
+@torch.inference_mode()
+def test_nothing_is_closer_than_the_image_itself(method, draw):
+    features = method.encode(draw(3), "photo")
+    assert method.similarity(features, features).argmax(dim=1).tolist() == [0, 1, 2]
+
+
+@torch.inference_mode()
+def test_settings_rebuild_an_identical_model(method, draw, checkpoint_of, tmp_path):
+    assert json.loads(json.dumps(method.settings)) == method.settings
+    other = build_model(method.name, **method.settings)
+    assert other.settings == method.settings
+    assert other.inputs == method.inputs
+    torch.save(checkpoint_of(method), tmp_path / "file.pth")
+    loaded, _ = load_model(tmp_path / "file.pth")
+    made = loaded.eval().encode(draw(1), "sketch")
+    torch.testing.assert_close(made, method.encode(draw(1), "sketch"), rtol=0, atol=0)
+
+
+def test_inputs_are_a_preprocessing(method):
+    assert {"size", "mean", "std", "crop"} <= set(method.inputs)
+    assert set(method.inputs) <= {field.name for field in dataclasses.fields(Preprocessing)}
+    Preprocessing(**method.inputs)
+    assert method.inputs["size"] > 0
+    assert len(method.inputs["mean"]) == len(method.inputs["std"]) == 3
+
+
+def test_batches_are_of_a_known_kind(method):
+    assert method.batches in BATCHES
+
+
+def test_parameter_groups_hold_every_parameter_once(method):
+    recipe = {"learning_rate": 1e-5, "weight_decay": 1e-2}
+    grouped = [id(p) for group in method.parameter_groups(recipe) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in method.parameters())
+    torch.optim.AdamW(method.parameter_groups(recipe), lr=1e-5)
+
+
+def test_after_step_can_be_called(method):
+    method.after_step(1)

@@ -1,0 +1,68 @@
+"""A method without a network and image lists without files, for the tests of retrieval/."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.benchmark import ImageList
+from utils.errors import InputError
+
+
+class FakeMethod(nn.Module):
+    """Features are a picture's whole numbers times a weight, so that sums are exact and tie often.
+
+    encoded: the number of each image that was encoded, by modality.
+    """
+
+    name = "fake"
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6))
+        self.dropout = nn.Dropout(0.5)
+        self.settings = {"width": 6}
+        self.inputs = {"size": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop": True}
+        self.encoded = {"sketch": [], "photo": []}
+        self.pairs = 0
+
+    def encode(self, images, modality):
+        """'retrieval' (B, 6) and 'tokens' (B, 2, 3)."""
+        self.encoded[modality] += images[:, 0, 0, 0].long().tolist()
+        vectors = self.dropout(images[:, 1:].flatten(1)[:, :6] * self.weight)
+        return {"retrieval": vectors, "tokens": vectors.unflatten(1, (2, 3)), "unwanted": images}
+
+    def similarity(self, queries, gallery):
+        return queries["retrieval"] @ gallery["retrieval"].T
+
+    def pair_similarity(self, queries, gallery):
+        """Minus the largest distance between tokens of the two; not a function of dot products."""
+        self.pairs += len(queries["tokens"]) * len(gallery["tokens"])
+        distance = queries["tokens"][:, None, :, None] - gallery["tokens"][None, :, None]
+        return -distance.abs().sum(dim=-1).amax(dim=(2, 3))
+
+
+def picture(file, modality):
+    """A preprocessing: the image's number, then whole numbers drawn from its name."""
+    if "broken" in file.name:
+        raise InputError(f"{file}: unreadable (broken).")
+    random = np.random.default_rng(zlib.crc32(file.name.encode()))
+    numbers = torch.tensor(random.integers(-2, 3, size=(3, 2, 2)), dtype=torch.float32)
+    numbers[0] = int(file.stem.split("-")[0])
+    return numbers
+
+
+def image_list(modality, targets, broken=()):
+    """Images number 0, 1, ... of one modality with these targets; the broken ones unreadable."""
+    names = [f"{i}-{'broken' if i in broken else modality}.png" for i in range(len(targets))]
+    return ImageList(
+        root=Path("data"),
+        path=np.array([f"{modality}/{name}" for name in names], dtype=object),
+        class_name=np.array([f"class {target}" for target in targets], dtype=object),
+        target=np.array(targets, dtype=np.int64),
+        modality=np.array([modality] * len(targets), dtype=object),
+        origin=np.array([f"{modality}s.txt, line {i + 1}" for i in range(len(targets))], object),
+        location=np.array([""] * len(targets), dtype=object),
+    )

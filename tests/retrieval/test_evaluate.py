@@ -1,0 +1,237 @@
+"""Evaluation: every image encoded once, blocks that change nothing, and what is left out."""
+
+import numpy as np
+import pytest
+import torch
+from fakes import image_list, picture
+
+from retrieval.evaluate import KEPT, MODES, PER_QUERY, evaluate
+from retrieval.metrics import interpolated_average_precision
+from utils.errors import InputError
+
+CPU = torch.device("cpu")
+QUERY_TARGETS = [0, 1, 2, 0, 1, 2, 2]
+GALLERY_TARGETS = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+
+
+def score(method, queries, gallery, mode="sa", query_block=4, gallery_block=5, **settings):
+    return evaluate(
+        method,
+        queries,
+        gallery,
+        picture,
+        mode=mode,
+        device=CPU,
+        query_block=query_block,
+        gallery_block=gallery_block,
+        **settings,
+    )
+
+
+@pytest.fixture
+def queries():
+    return image_list("sketch", QUERY_TARGETS)
+
+
+@pytest.fixture
+def gallery():
+    return image_list("photo", GALLERY_TARGETS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_image_is_encoded_once(method, queries, gallery, mode):
+    score(method, queries, gallery, mode, query_block=2, gallery_block=3)
+    assert method.encoded == {"sketch": list(range(7)), "photo": list(range(13))}
+    assert method.pairs == (7 * 13 if mode == "rn" else 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("query_block", "gallery_block"), [(1, 1), (3, 3), (1, 1000), (3, 1)])
+def test_blocks_of_any_size_give_what_one_block_gives(
+    method, queries, gallery, mode, query_block, gallery_block
+):
+    full = score(method, queries, gallery, mode, 1000, 1000)
+    blocked = score(method, queries, gallery, mode, query_block, gallery_block)
+    assert blocked.metrics == full.metrics and blocked.by_class == full.by_class
+    np.testing.assert_array_equal(blocked.rankings, full.rankings)
+    np.testing.assert_array_equal(blocked.similarities, full.similarities)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rankings_metrics_and_scores_are_those_of_the_whole_matrix(method, queries, gallery, mode):
+    evaluation = score(method, queries, gallery, mode)
+    sketches, photos = (
+        method.encode(
+            torch.stack([picture(images.file(i), "") for i in range(len(images))]), modality
+        )
+        for images, modality in ((queries, "sketch"), (gallery, "photo"))
+    )
+    compare = method.pair_similarity if mode == "rn" else method.similarity
+    with torch.no_grad():
+        matrix = compare(sketches, photos).numpy()
+    found = np.take_along_axis(matrix, evaluation.rankings, axis=1)
+    np.testing.assert_array_equal(found, evaluation.similarities)
+    assert (np.diff(found, axis=1) <= 0).all()
+    relevant = gallery.target[evaluation.rankings] == queries.target[:, None]
+    expected = interpolated_average_precision(relevant).mean()
+    assert evaluation.metrics["map_all"] == pytest.approx(expected)
+
+
+def test_modes_rank_differently(method, queries, gallery):
+    by_token, by_pair = (score(method, queries, gallery, mode) for mode in MODES)
+    assert by_token.metrics["map_all"] != by_pair.metrics["map_all"]
+
+
+def test_order_of_the_gallery_list_changes_nothing(method, queries, gallery):
+    one = score(method, queries, gallery, "rn")
+    shuffled = gallery.select(np.random.default_rng(0).permutation(len(gallery)))
+    other = score(method, queries, shuffled, "rn")
+    assert one.metrics == other.metrics
+    np.testing.assert_array_equal(gallery.path[one.rankings], shuffled.path[other.rankings])
+
+
+def test_all_metrics_are_there(method, queries, gallery):
+    metrics = score(method, queries, gallery).metrics
+    assert set(metrics) == {*PER_QUERY, "accuracy@1"}
+    assert metrics["accuracy@1"] == metrics["precision@1"]
+    assert all(0 <= value <= 1 for value in metrics.values())
+
+
+def test_a_method_that_knows_the_class_scores_one(method, queries, gallery):
+    def similarity(queries, gallery):
+        wanted, there = torch.tensor(QUERY_TARGETS), torch.tensor(GALLERY_TARGETS)
+        return (wanted[:, None] == there).float()
+
+    method.similarity = similarity
+    evaluation = score(method, queries, gallery, query_block=7)
+    for name in ("map_all", "map_200", "precision_100", "average_precision", "accuracy@1"):
+        assert evaluation.metrics[name] == 1
+
+
+def test_only_the_first_photos_of_a_ranking_are_kept(method):
+    gallery = image_list("photo", [0] * (KEPT + 3))
+    evaluation = score(method, image_list("sketch", [0, 0]), gallery)
+    assert evaluation.rankings.shape == evaluation.similarities.shape == (2, KEPT)
+    assert evaluation.metrics["map_all"] == 1  # but all of them are measured
+
+
+# ---- what cannot be scored
+
+
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+def test_unreadable_image_is_named_with_list_and_line(method, modality):
+    queries = image_list("sketch", [0, 1], broken=[1] if modality == "sketch" else ())
+    gallery = image_list("photo", [0, 1], broken=[1] if modality == "photo" else ())
+    with pytest.raises(InputError, match="--skip_bad") as error:
+        score(method, queries, gallery)
+    assert f"data/{modality}/1-broken.png" in str(error.value)
+    assert f"named in {modality}s.txt, line 2" in str(error.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_skip_bad_scores_what_is_left(method, mode, block):
+    queries = image_list("sketch", QUERY_TARGETS, broken=[0, 4])
+    gallery = image_list("photo", GALLERY_TARGETS, broken=[2, 3, 12])
+    some = score(method, queries, gallery, mode, block, block, skip_bad=True)
+    assert len(some.skipped) == 5 and (len(some.queries), len(some.gallery)) == (5, 10)
+    assert not any("broken" in path for path in [*some.queries.path, *some.gallery.path])
+    alone = score(method, some.queries, some.gallery, mode)
+    assert some.metrics == alone.metrics and some.by_class == alone.by_class
+    np.testing.assert_array_equal(some.rankings, alone.rankings)
+
+
+def test_nothing_is_skipped_where_all_is_readable(method, queries, gallery):
+    assert score(method, queries, gallery, skip_bad=True).skipped == []
+
+
+@pytest.mark.parametrize("broken", [(), (0, 1)])
+def test_gallery_without_a_readable_photo_is_an_error(method, queries, broken):
+    gallery = image_list("photo", [0] * len(broken), broken=broken)
+    with pytest.raises(InputError, match="no readable photo"):
+        score(method, queries, gallery, skip_bad=True)
+
+
+@pytest.mark.parametrize("broken", [(), (0, 1)])
+def test_no_readable_sketch_is_an_error(method, gallery, broken):
+    queries = image_list("sketch", [0] * len(broken), broken=broken)
+    with pytest.raises(InputError, match="no readable sketch"):
+        score(method, queries, gallery, skip_bad=True)
+
+
+def test_sketch_without_a_relevant_photo_is_left_out_of_the_means(method):
+    gallery = image_list("photo", [0, 0, 1, 1])
+    targets = [0, 1, 0, 9]
+    some = score(method, image_list("sketch", targets), gallery)
+    without = score(method, image_list("sketch", targets[:-1]), gallery)
+    assert some.metrics == without.metrics and some.by_class == without.by_class
+    assert len(some.queries) == len(some.rankings) == 4  # it is still ranked
+
+
+def test_no_sketch_with_a_relevant_photo_is_an_error(method):
+    with pytest.raises(InputError, match="no sketch has a photo of its class"):
+        score(method, image_list("sketch", [8, 9]), image_list("photo", [0, 1]))
+
+
+def test_pair_scores_of_a_method_that_has_none_are_an_error(method, queries, gallery):
+    method.pair_similarity = None
+    with pytest.raises(InputError, match="fake has no pair scores"):
+        score(method, queries, gallery, "rn")
+
+
+def test_a_class_of_one_photo_and_one_sketch(method):
+    evaluation = score(method, image_list("sketch", [4]), image_list("photo", [4]))
+    assert evaluation.metrics["map_all"] == 1
+    assert evaluation.metrics["precision@5"] == pytest.approx(1 / 5)
+
+
+# ---- by class
+
+
+def test_means_by_class_weighted_with_their_queries_give_the_overall_means(
+    method, queries, gallery
+):
+    evaluation = score(method, queries, gallery)
+    assert {name: row["queries"] for name, row in evaluation.by_class.items()} == {
+        "class 0": 2,
+        "class 1": 2,
+        "class 2": 3,
+    }
+    for name, overall in evaluation.metrics.items():
+        weighted = sum(row["queries"] * row[name] for row in evaluation.by_class.values()) / 7
+        assert weighted == pytest.approx(overall)
+
+
+def test_a_class_alone_scores_as_it_does_among_others(method, queries, gallery):
+    among = score(method, queries, gallery).by_class["class 2"]
+    alone = score(method, queries.select(queries.target == 2), gallery)
+    assert among == {"queries": 3, **alone.metrics}
+
+
+# ---- side effects
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_method_is_evaluated_and_left_in_its_mode(method, queries, gallery, training):
+    method.train(training)
+    one, other = (score(method, queries, gallery) for _ in range(2))
+    np.testing.assert_array_equal(one.similarities, other.similarities)  # no dropout
+    assert method.training == method.dropout.training == training
+
+
+def test_the_mode_is_restored_after_an_error(method):
+    method.train()
+    with pytest.raises(InputError):
+        score(method, image_list("sketch", [0]), image_list("photo", []))
+    assert method.training
+
+
+def test_no_gradient_is_kept(method, queries, gallery):
+    score(method, queries, gallery)
+    assert method.weight.grad is None and torch.is_grad_enabled()
+
+
+def test_seconds_are_told_by_stage(method, queries, gallery):
+    seconds = score(method, queries, gallery).seconds
+    assert set(seconds) == {"encode_gallery", "encode_and_score_queries"}
+    assert all(value >= 0 for value in seconds.values())

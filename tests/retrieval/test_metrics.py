@@ -1,0 +1,175 @@
+"""Metrics: recorded published values, cases worked by hand, slow loops, scikit-learn."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from retrieval.metrics import (
+    average_precision,
+    interpolated_average_precision,
+    precision_at,
+    published_precision_at,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "metrics_a.npz"
+ALL = {
+    "average_precision": average_precision,
+    "interpolated": interpolated_average_precision,
+    "interpolated, cut": lambda relevant: interpolated_average_precision(relevant, 3),
+    "published_precision_at": lambda relevant: published_precision_at(relevant, 3),
+    "precision_at": lambda relevant: precision_at(relevant, 3),
+}
+
+
+def ranked(*queries):
+    """Relevance of ranked photos from words such as "1010"."""
+    return np.array([[letter == "1" for letter in query] for query in queries])
+
+
+@pytest.mark.parametrize("case", [0, 1, 2])
+def test_published_definitions_give_the_recorded_values(case):
+    recorded = np.load(GOLDEN)
+    order = recorded[f"distance_{case}"].argsort(axis=1)
+    relevant = recorded[f"gallery_label_{case}"][order] == recorded[f"query_label_{case}"][:, None]
+    ours = {
+        "map_all": interpolated_average_precision(relevant),
+        "map_200": interpolated_average_precision(relevant, 200),
+        "precision_100": published_precision_at(relevant, 100),
+        "precision_200": published_precision_at(relevant, 200),
+    }
+    for name, values in ours.items():
+        assert np.nanmean(values) == pytest.approx(float(recorded[f"{name}_{case}"]), abs=1e-6)
+
+
+def test_plain_average_precision_by_hand():
+    relevant = ranked("1010", "0001", "1111", "0101", "0011")
+    expected = [(1 + 2 / 3) / 2, 1 / 4, 1, (1 / 2 + 2 / 4) / 2, (1 / 3 + 2 / 4) / 2]
+    np.testing.assert_allclose(average_precision(relevant), expected)
+
+
+def test_interpolated_average_precision_by_hand():
+    relevant = ranked("1010", "0001", "1111", "0011")
+    expected = [(1 + 2 / 3) / 2, 1 / 4, 1, 2 / 4]  # in the last, 1/3 is raised to the later 2/4
+    np.testing.assert_allclose(interpolated_average_precision(relevant), expected)
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        (None, 3 / 5),  # precisions 1/2, 2/4, 3/5 are all raised to 3/5
+        (5, 3 / 5),
+        (4, (2 / 4 + 2 / 4) / 3),  # the third is lost; what lies behind the cut raises nothing
+        (2, (1 / 2) / 2),  # divided by min(cut, 3 relevant)
+        (1, 0),
+        (200, 3 / 5),
+    ],
+)
+def test_cut_average_precision_by_hand(cut, expected):
+    assert interpolated_average_precision(ranked("01011"), cut) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("k", "published", "plain"),
+    [(1, 0, 0), (2, 1 / 2, 1 / 2), (3, 2 / 3, 2 / 3), (5, 2 / 3, 3 / 5), (100, 2 / 3, 3 / 100)],
+)
+def test_precisions_by_hand(k, published, plain):
+    relevant = ranked("01101")  # three relevant photos: the published k is 3 at most
+    assert published_precision_at(relevant, k) == pytest.approx(published)
+    assert precision_at(relevant, k) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_query_without_a_relevant_photo_is_not_a_number(metric):
+    values = ALL[metric](ranked("0000", "1000"))
+    assert np.isnan(values[0]) and not np.isnan(values[1])
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_every_metric_of_an_empty_gallery_is_not_a_number(metric):
+    values = ALL[metric](np.zeros((2, 0), dtype=bool))
+    assert values.shape == (2,) and np.isnan(values).all()
+
+
+@pytest.mark.parametrize("metric", ["average_precision", "interpolated", "interpolated, cut"])
+def test_a_class_of_one_photo_scores_one_over_its_rank(metric):
+    np.testing.assert_allclose(ALL[metric](ranked("1000", "0100", "0010")), [1, 1 / 2, 1 / 3])
+
+
+def test_a_class_of_one_photo_is_found_at_once_or_not_at_all_by_published_precision():
+    relevant = ranked("1000", "0100")
+    np.testing.assert_allclose(published_precision_at(relevant, 100), [1, 0])
+    np.testing.assert_allclose(precision_at(relevant, 100), [1 / 100, 1 / 100])
+
+
+def test_a_perfect_ranking_scores_one():
+    relevant = ranked("11100", "11100")
+    for name in ("average_precision", "interpolated", "interpolated, cut", "precision_at"):
+        np.testing.assert_allclose(ALL[name](relevant), 1)
+
+
+def slow_interpolated(relevant, cut):
+    total = sum(relevant)
+    if cut is not None:
+        relevant, total = relevant[:cut], min(cut, total)
+    precision = [sum(relevant[: i + 1]) / (i + 1) for i in range(len(relevant))]
+    return sum(max(precision[i:]) for i, hit in enumerate(relevant) if hit) / total
+
+
+def slow_average_precision(relevant):
+    hits = [sum(relevant[: i + 1]) / (i + 1) for i, hit in enumerate(relevant) if hit]
+    return sum(hits) / len(hits)
+
+
+def slow_published_precision(relevant, k):
+    first = relevant[: min(k, sum(relevant))]
+    return sum(first) / len(first)
+
+
+@settings(deadline=None)
+@given(
+    relevant=st.lists(st.booleans(), min_size=1, max_size=30),
+    cut=st.integers(1, 40),
+    shift=st.integers(0, 5),
+)
+def test_fast_metrics_equal_slow_loops(relevant, cut, shift):
+    rows = [relevant, relevant[shift:] + relevant[:shift]]  # two queries at once
+    fast = {
+        "map_all": interpolated_average_precision(np.array(rows)),
+        "map_cut": interpolated_average_precision(np.array(rows), cut),
+        "average": average_precision(np.array(rows)),
+        "published": published_precision_at(np.array(rows), cut),
+        "plain": precision_at(np.array(rows), cut),
+    }
+    for i, row in enumerate(rows):
+        slow = dict.fromkeys(fast, math.nan)
+        if any(row):
+            slow = {
+                "map_all": slow_interpolated(row, None),
+                "map_cut": slow_interpolated(row, cut),
+                "average": slow_average_precision(row),
+                "published": slow_published_precision(row, cut),
+                "plain": sum(row[:cut]) / cut,
+            }
+        for name, value in slow.items():
+            assert fast[name][i] == pytest.approx(value, nan_ok=True)
+
+
+@settings(deadline=None)
+@given(relevant=st.lists(st.booleans(), min_size=1, max_size=30).filter(any), data=st.data())
+def test_plain_average_precision_equals_scikit_learn(relevant, data):
+    scores = np.array(data.draw(st.permutations(range(len(relevant)))))  # no ties
+    ranking = (-scores).argsort()
+    ours = average_precision(np.array(relevant)[ranking][None])
+    assert ours[0] == pytest.approx(average_precision_score(relevant, scores))
+
+
+@settings(deadline=None)
+@given(relevant=st.lists(st.booleans(), min_size=1, max_size=30).filter(any))
+def test_interpolation_never_lowers_the_value(relevant):
+    row = np.array([relevant])
+    assert interpolated_average_precision(row)[0] >= average_precision(row)[0] - 1e-12

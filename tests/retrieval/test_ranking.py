@@ -1,0 +1,103 @@
+"""Rankings: closest first, and ties in an order that knows only the photos' paths."""
+
+import math
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.ranking import rank_photos, tie_order
+
+PATHS = np.array([f"class_{i // 4}/photo {i}.jpg" for i in range(12)], dtype=object)
+
+
+def ranked_paths(similarity, paths):
+    return paths[rank_photos(similarity, tie_order(paths))]
+
+
+def crc32(path):
+    return zlib.crc32(str(path).encode())
+
+
+def test_larger_similarity_comes_first():
+    similarity = torch.tensor([[0.1, 0.9, 0.5], [3.0, 1.0, 2.0]])
+    order = tie_order(PATHS[:3])
+    assert rank_photos(similarity, order).tolist() == [[1, 2, 0], [0, 2, 1]]
+
+
+def test_ties_fall_by_crc32_of_the_path():
+    ranking = ranked_paths(torch.zeros(1, 12), PATHS)[0]
+    assert ranking.tolist() == sorted(PATHS, key=crc32)
+
+
+def test_paths_of_one_crc32_fall_by_the_path():
+    collision = np.array(["plumless", "buckeroo"], dtype=object)
+    assert crc32("plumless") == crc32("buckeroo")
+    for paths in (collision, collision[::-1]):
+        assert ranked_paths(torch.zeros(1, 2), paths)[0].tolist() == ["buckeroo", "plumless"]
+
+
+def test_ties_are_blind_to_class():
+    ranking = ranked_paths(torch.zeros(1, 12), PATHS)[0]
+    classes = [path.split("/")[0] for path in ranking]
+    assert classes != sorted(classes) and classes != sorted(classes, reverse=True)
+
+
+@settings(deadline=None)
+@given(
+    order=st.permutations(range(12)),
+    levels=st.lists(st.integers(0, 3), min_size=24, max_size=24),
+)
+def test_order_of_the_list_changes_nothing(order, levels):
+    similarity = torch.tensor(levels, dtype=torch.float32).view(2, 12)  # many ties
+    permuted = ranked_paths(similarity[:, order], PATHS[list(order)])
+    assert (permuted == ranked_paths(similarity, PATHS)).all()
+
+
+def test_scores_that_are_not_numbers_come_last():
+    similarity = torch.tensor([[math.nan, -1.0, math.inf, -math.inf, 2.0, math.nan]])
+    ranking = rank_photos(similarity, tie_order(PATHS[:6]))[0].tolist()
+    assert ranking[:4] == [2, 4, 1, 3]
+    assert ranking[4:] == sorted([0, 5], key=lambda i: crc32(PATHS[i]))
+
+
+def test_scores_are_left_as_they_are():
+    similarity = torch.tensor([[math.nan, 1.0]])
+    rank_photos(similarity, tie_order(PATHS[:2]))
+    assert similarity.isnan().tolist() == [[True, False]]
+
+
+SCORES = st.one_of(
+    st.integers(-2, 2).map(float),  # many ties
+    st.floats(-(2.0**100), 2.0**100, width=32),
+    st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0]),
+)
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(SCORES, min_size=1, max_size=40),
+    names=st.lists(st.text(max_size=8), min_size=40, max_size=40, unique=True),
+)
+def test_rank_equals_sorted(scores, names):
+    paths = np.array(names[: len(scores)], dtype=object)
+
+    def key(i):
+        worst_last = (1, 0) if math.isnan(scores[i]) else (0, -scores[i])
+        return (*worst_last, zlib.crc32(paths[i].encode()), paths[i])
+
+    ranking = rank_photos(torch.tensor([scores], dtype=torch.float32), tie_order(paths))[0]
+    assert ranking.tolist() == sorted(range(len(scores)), key=key)
+
+
+def test_every_photo_stands_once_in_every_ranking():
+    similarity = torch.randn(5, 12, generator=torch.Generator().manual_seed(0)).round()
+    assert np.sort(rank_photos(similarity, tie_order(PATHS)), axis=1).tolist() == [list(range(12))] * 5
+
+
+@pytest.mark.parametrize("gallery", [0, 1])
+def test_smallest_galleries(gallery):
+    assert rank_photos(torch.zeros(3, gallery), tie_order(PATHS[:gallery])).shape == (3, gallery)

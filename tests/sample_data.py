@@ -1,0 +1,107 @@
+"""Tiny drawn benchmarks in the published layout, and the real pictures some tests compare with."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from datasets import SPLITS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+LISTS = {"test_class_sketchy25": "zeroshot1", "test_class_sketchy21": "zeroshot0"}  # else zeroshot
+LAYOUT = {  # folder; photo list, sketch list; folders of photos, folder of sketches
+    "sketchy_extend": (
+        "Sketchy",
+        ("all_photo_filelist_{}.txt", "sketch_tx_000000000000_ready_filelist_{}.txt"),
+        ("256x256/photo/tx_000000000000_ready", "EXTEND_image_sketchy_ready"),
+        "256x256/sketch/tx_000000000000_ready",
+    ),
+    "tu_berlin": (
+        "TUBerlin",
+        ("ImageResized_ready_filelist_{}.txt", "png_ready_filelist_{}.txt"),
+        ("ImageResized_ready",),
+        "png_ready",
+    ),
+    "Quickdraw": (
+        "QuickDraw",
+        ("all_photo_{}.txt", "sketch_{}.txt"),
+        ("images",),
+        "sketches",
+    ),
+}
+
+
+def write_benchmark(
+    root,
+    dataset="sketchy_extend",
+    split=None,
+    seen=6,
+    unseen=3,
+    sketches=4,
+    photos=5,
+    size=48,
+    lists=True,
+):
+    """Draw a benchmark below `root` (the --data_path); the folder that holds its lists and images.
+
+    seen, unseen: how many of the split's classes, the first ones; without lists all of them, since
+    the loader then asks for every class. sketches, photos: a class. size: side in pixels.
+    """
+    split = split or SPLITS[dataset][0]
+    folder, (photo_list, sketch_list), photo_folders, sketch_folder = LAYOUT[dataset]
+    folder = Path(root) / folder
+    for side, suffix, count in (("seen", "train", seen), ("unseen", "zero", unseen)):
+        names = class_names(split, side)[: count if lists else None]
+        rows = {photo_list: [], sketch_list: []}
+        for label, name in enumerate(names):
+            for i in range(photos):
+                path = f"{photo_folders[i % len(photo_folders)]}/{name}/photo {i}.jpg"
+                draw_picture(folder / path, name, i, size, outline=False)
+                rows[photo_list].append(f"{path} {label}")
+            for i in range(sketches):
+                path = f"{sketch_folder}/{name}/sketch_{i}-1.png"
+                draw_picture(folder / path, name, i, size, outline=True)
+                rows[sketch_list].append(f"{path} {label}")
+        if lists:
+            named = [f"{name} {label}" for label, name in enumerate(names)]
+            rows["cname_cid.txt" if side == "seen" else "cname_cid_zero.txt"] = named
+            place = folder / LISTS.get(split, "zeroshot")
+            place.mkdir(parents=True, exist_ok=True)
+            for file, lines in rows.items():
+                (place / file.format(suffix)).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def class_names(split, side):
+    """The split's class names in the published order."""
+    file = REPOSITORY / "datasets" / "splits" / f"{split}.{side}.txt"
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def draw_picture(file, class_name, number, size, outline):
+    """A blob whose form and colour are its class's: filled as a photo, its outline as a sketch."""
+    form = np.random.default_rng(list(class_name.encode()))
+    jitter = np.random.default_rng([number, outline])
+    radii, colour = form.uniform(0.3, 1, size=7), tuple(form.integers(0, 200, size=3).tolist())
+    scale, (x, y) = size * jitter.uniform(0.3, 0.4), size * jitter.uniform(0.42, 0.58, size=2)
+    turns = [2 * math.pi * i / len(radii) for i in range(len(radii))]
+    corners = [
+        (x + scale * r * math.cos(t), y + scale * r * math.sin(t))
+        for r, t in zip(radii, turns, strict=True)
+    ]
+    ground = "white" if outline else tuple(jitter.integers(150, 255, size=3).tolist())
+    image = Image.new("RGB", (size, size), ground)
+    stroke = {"outline": "black", "width": max(1, size // 32)} if outline else {"fill": colour}
+    ImageDraw.Draw(image).polygon(corners, **stroke)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file, quality=95)
+
+
+def shared_file(name):
+    """A file or folder of the real pictures and recorded outputs; skips the test without it."""
+    if not (SHARED / name).exists():
+        pytest.skip(f"{SHARED / name} is not there (real pictures, not part of the repository)")
+    return SHARED / name

@@ -1,0 +1,152 @@
+"""test.py as its users run it, on a small drawn benchmark."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sample_data import write_benchmark
+from sklearn.metrics import average_precision_score
+
+import test
+from datasets import load_benchmark
+from model import build_model
+from model.published import to_published
+from utils.checkpoints import save_atomically
+from utils.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_benchmark(root)
+    return root
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    path = tmp_path / "best_checkpoint.pth"
+    write_checkpoint(path, classes=["pig", "banana"])
+    return path
+
+
+def write_checkpoint(path: Path, classes: list[str], **settings) -> None:
+    torch.manual_seed(0)
+    method = build_model("zse_sbir", vit="test_vit", **settings)
+    content = {
+        "format": 1,
+        "method": "zse_sbir",
+        "settings": method.settings,
+        "model": method.state_dict(),
+        "epoch": 3,
+        "classes": classes,
+        "map_all": 0.5,
+        "precision_100": 0.25,
+    }
+    save_atomically(content, path)
+
+
+def run(data: Path, *more: object) -> int:
+    small = ["--data_path", data, "-c", "cpu", "--num_workers", "0"]
+    return test.main([str(word) for word in [*small, *more]])
+
+
+@pytest.mark.parametrize("mode", ["sa", "rn"])
+def test_prints_published_metrics_and_writes_json_beside_the_checkpoint(
+    data, checkpoint, capsys, mode
+):
+    assert run(data, "-l", checkpoint, "--testall", "-r", mode) == 0
+    printed = capsys.readouterr().out.splitlines()
+    result = checkpoint.with_name(f"best_checkpoint.test_class_sketchy25.{mode}.all.json")
+    assert str(result) in printed[-1]
+    content = json.loads(result.read_text())
+    four = ("map_all", "map_200", "precision_100", "precision_200")
+    assert printed[-2] == " ".join(f"{name}:{content[name]:.4f}" for name in four)
+    assert content["counts"] == {"sketches": 12, "photos": 15, "classes": 3, "skipped": 0}
+    for name in ("average_precision", "precision@1", "precision@10", "accuracy@1", "fingerprint"):
+        assert name in content
+    assert len(content["by_class"]) == 3
+    assert content["seconds"].keys() == {"encode_gallery", "encode_and_score_queries"}
+    assert content["options"]["retrieval"] == mode
+
+
+def test_plain_ap_of_a_whole_run_equals_scikit_learn(data, checkpoint, tmp_path):
+    rankings = tmp_path / "rankings.npz"
+    run(data, "-l", checkpoint, "--testall", "-r", "sa", "--save_rankings", rankings)
+    kept = np.load(rankings, allow_pickle=False)
+    class_of = {path: path.split("/")[-2] for path in [*kept["queries"], *kept["gallery"]]}
+    expected = []
+    for query, photos, scores in zip(
+        kept["queries"], kept["ranking"], kept["similarity"], strict=True
+    ):
+        assert len(np.unique(scores)) == len(scores)
+        relevant = [class_of[kept["gallery"][photo]] == class_of[query] for photo in photos]
+        expected.append(average_precision_score(relevant, scores))
+    result = next(tmp_path.glob("*.sa.all.json"))
+    assert np.isclose(json.loads(result.read_text())["average_precision"], np.mean(expected))
+
+
+def test_without_testall_the_published_subsample_is_scored(data, checkpoint):
+    run(data, "-l", checkpoint, "-r", "sa")
+    content = json.loads(next(checkpoint.parent.glob("*.part.json")).read_text())
+    assert content["counts"]["sketches"] == 1  # every 20th of 12
+    assert content["counts"]["photos"] == 2  # every 10th of 15
+
+
+def test_without_l_the_save_folder_is_scored_and_said(data, checkpoint, caplog):
+    with caplog.at_level("INFO"):
+        run(data, "--save", checkpoint.parent, "--testall", "-r", "sa")
+    assert f"scoring {checkpoint}" in caplog.text
+
+
+def test_without_l_and_without_a_run_it_says_what_to_name(data, tmp_path):
+    with pytest.raises(InputError, match=r"-l FILE.*--save"):
+        run(data, "--save", tmp_path)
+
+
+def test_a_checkpoint_that_has_seen_tested_classes_is_refused(data, tmp_path, caplog):
+    benchmark = load_benchmark("sketchy_extend", "test_class_sketchy25", data, seen=False)
+    seen = benchmark.queries.classes()[0]
+    path = tmp_path / "best_checkpoint.pth"
+    write_checkpoint(path, classes=["pig", seen.upper().replace("_", " ")])
+    with pytest.raises(InputError, match=f"{seen}.*--allow_seen"):
+        run(data, "-l", path, "--testall", "-r", "sa")
+    assert run(data, "-l", path, "--testall", "-r", "sa", "--allow_seen") == 0
+    assert "not zero-shot" in caplog.text
+
+
+def test_a_published_checkpoint_brings_its_architecture_and_a_warning(data, tmp_path, caplog):
+    method = build_model("zse_sbir", vit="vit_tiny_patch16_224", hidden=256)
+    ours = {"settings": method.settings, "model": method.state_dict(), "epoch": 1}
+    published = to_published({**ours, "map_all": 0.1, "precision_100": 0.2})
+    path = tmp_path / "best_checkpoint.pth"
+    save_atomically(published, path)
+    assert run(data, "-l", path, "--testall", "-r", "sa") == 0
+    assert "does not say which classes" in caplog.text
+    content = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert content["checkpoint_epoch"] == 1
+    with pytest.raises(InputError, match="downsampling = published"):
+        run(data, "-l", path, "--downsampling", "spatial")
+    with pytest.raises(InputError, match="vit = vit_tiny"):
+        run(data, "-l", path, "--vit", "vit_small_patch16_224")
+
+
+def test_a_missing_photo_is_named_and_skip_bad_counts_it(tmp_path, checkpoint):
+    write_benchmark(tmp_path)
+    line = (tmp_path / "Sketchy/zeroshot1/all_photo_filelist_zero.txt").read_text().split("\n")[0]
+    (tmp_path / "Sketchy" / line.rsplit(" ", 1)[0]).unlink()
+    with pytest.raises(InputError, match=r"all_photo_filelist_zero\.txt, line 1\).*--skip_bad"):
+        run(tmp_path, "-l", checkpoint, "--testall", "-r", "sa")
+    run(tmp_path, "-l", checkpoint, "--testall", "-r", "sa", "--skip_bad")
+    content = json.loads(next(checkpoint.parent.glob("*.all.json")).read_text())
+    assert content["counts"]["photos"] == 14 and content["counts"]["skipped"] == 1
+
+
+@pytest.mark.parametrize("name", ["rankings.txt", "no/such/folder/rankings.npz"])
+def test_a_rankings_file_that_cannot_be_written_is_refused_before_scoring(
+    data, checkpoint, tmp_path, name
+):
+    with pytest.raises((InputError, SystemExit)):
+        run(data, "-l", checkpoint, "--save_rankings", tmp_path / name)
+    assert not list(tmp_path.glob("*.json"))
