@@ -31,6 +31,8 @@ ARCHITECTURE = {
 }
 """Option -> setting of the model; a checkpoint brings its own."""
 
+BLOCK = 20
+
 _ARCHITECTURE_DEFAULTS = {
     "vit": "vit_base_patch16_224",
     "head": 8,
@@ -122,6 +124,15 @@ def settings_of(args: argparse.Namespace) -> dict:
 def named_settings(args: argparse.Namespace) -> dict:
     """Only those settings that the user wrote on the command line."""
     return {ARCHITECTURE[name]: getattr(args, name) for name in ARCHITECTURE if name in args.given}
+
+
+def resolved(args: argparse.Namespace, settings: dict, classes: int | None = None) -> str:
+    """The values of the options whose defaults follow from something else, as a line to print."""
+    values = {"test_class": args.test_class, "save": args.save, "cls_number": classes}
+    for name in ("d_model", "d_ff", "anchor_number"):
+        values[name] = settings[ARCHITECTURE[name]]
+    values |= {"test_sk": args.test_sk, "test_im": args.test_im}
+    return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
 def plain_options(args: argparse.Namespace) -> dict:
@@ -285,16 +296,14 @@ def _add_evaluation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--test_sk",
         type=_count(1),
-        default=20,
         metavar="N",
-        help="sketches encoded and scored at a time (default 20)",
+        help=f"sketches encoded and scored at a time (default: {BLOCK})",
     )
     group.add_argument(
         "--test_im",
         type=_count(1),
-        default=20,
         metavar="N",
-        help="photos encoded and scored at a time (default 20)",
+        help=f"photos encoded and scored at a time (default: {BLOCK})",
     )
 
 
@@ -347,6 +356,8 @@ def _checked(
         args.save = SAVE_FOLDERS[args.dataset]
     if args.pretrained_path and not args.pretrained:
         parser.error("--pretrained_path names weights that --no-pretrained forbids: drop one")
+    args.test_sk = args.test_sk or BLOCK
+    args.test_im = args.test_im or BLOCK
     args.given = {name for name in ARCHITECTURE if getattr(args, name) is not None}
     for name, value in _ARCHITECTURE_DEFAULTS.items():
         if getattr(args, name) is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import load_benchmark
 from model import load_model
-from options import named_settings, plain_options, test_options
+from options import named_settings, plain_options, resolved, test_options
 from utils.errors import InputError, run_script
 from utils.logs import environment, log, start_logging, write_json
 
@@ -70,6 +70,7 @@ def _load(path: Path, args: Namespace):
     method, checkpoint = load_model(path, named_settings(args))
     settings = " ".join(f"{name}={value}" for name, value in method.settings.items())
     log.info("%s: %s %s", path, method.name, settings)
+    log.info("resolved: %s", resolved(args, method.settings))
     return method, checkpoint
 
 

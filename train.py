@@ -6,7 +6,14 @@ from pathlib import Path
 
 from datasets import load_benchmark
 from model import build_model, load_model
-from options import RESULT_OPTIONS, named_settings, plain_options, settings_of, train_options
+from options import (
+    RESULT_OPTIONS,
+    named_settings,
+    plain_options,
+    resolved,
+    settings_of,
+    train_options,
+)
 from utils.errors import InputError, run_script
 from utils.logs import append_json_line, duration, environment, log, start_logging, write_json
 from utils.signals import StopSignals
@@ -28,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     _check_folder(folder, args.resume)
     init_processes(args.choose_cuda)
     if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
     start_logging(folder / LOG if is_main() else None, quiet=not is_main())
     seed_everything(args.seed, rank())
     try:
@@ -61,7 +68,7 @@ class Training:
             self._restore(checkpoint)
 
     def run(self) -> int:
-        """Train the epochs that are left; 0 also where a signal stopped the run in good order."""
+        """Train the epochs that are left; the exit status (128 + its number after a signal)."""
         if self.epoch >= self.args.epoch:
             log.info("%s: has finished its %d epochs already.", self.folder, self.epoch)
             return 0
@@ -78,7 +85,7 @@ class Training:
                     self.epoch + 1,
                     self.step,
                 )
-                return 0
+                return 128 + self.stop.number
         self._say_where(time.monotonic() - started)
         return 0
 
@@ -298,8 +305,10 @@ class Training:
             "none": {"note": "on no class: the last epoch counts as the best"},
         }[args.validate]
         settings = " ".join(f"{name}={value}" for name, value in method.settings.items())
-        log.info("%s, %s: %d seen classes, %s", args.dataset, args.test_class, len(seen), counts)
+        classes = len(seen) + len(benchmark.validation.classes())
         log.info("%s: %s", method.name, settings)
+        log.info("resolved: %s", resolved(args, method.settings, classes))
+        log.info("trains on %d seen classes: %s", len(seen), counts)
         log.info("starts from: %s", self.starts_from)
         log.info("validates: %s", *validation.values())
         log.info("saves to: %s; runs on: %s x %d", self.folder, self.device, world_size())
@@ -350,6 +359,13 @@ def _check_folder(folder: Path, resume: bool) -> None:
             f"{folder}: already holds a run or a checkpoint. Go on with it with --resume, or "
             "choose another folder with --save."
         )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--save {folder}: cannot be made ({error.strerror}).") from error
 
 
 if __name__ == "__main__":

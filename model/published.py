@@ -135,7 +135,9 @@ def backbone_from_file(tokenizer: nn.Module, state: Mapping[str, Tensor], source
     if "pos_embedding" in state:
         state = {BACKBONE + n: t for n, t in state.items()}
     if BACKBONE + "pos_embedding" in state:
-        state = {to_ours(n): t for n, t in state.items() if n.startswith(BACKBONE)}
+        if any(not name.startswith(BACKBONE) for name in state):
+            raise InputError(f"{source}: is a whole checkpoint; start from it with --load.")
+        state = {to_ours(n): t for n, t in state.items()}
         state = {n.removeprefix("tokenizer."): t for n, t in state.items()}
     else:
         state = {f"vit.{n}": t for n, t in state.items()}

@@ -85,46 +85,39 @@ def evaluate(
     method.eval()
     try:
         started = time.perf_counter()
-        photos, gallery, skipped = _encode_gallery(
+        photos, gallery, bad_photos = _encode_gallery(
             method, gallery, preprocessing, size=gallery_block, **settings
         )
-        seconds = {"encode_gallery": time.perf_counter() - started}
-        scorer = _Scorer(method, gallery, photos, pairs, gallery_block, device)
-        share = np.arange(len(queries))
-        if shared:
-            share = share[rank() :: world_size()]
-        own = queries.select(share)
-        for numbers, features, faults in encode_blocks(
-            method, own, preprocessing, size=query_block, what="sketches scored", **settings
-        ):
-            skipped += faults
-            if numbers:
-                scorer.score(features, own.target[numbers], share[numbers])
-        scored = scorer.scored
-        if shared:
-            gathered = gather_objects((scored, skipped))
-            scored = [block for blocks, _ in gathered for block in blocks]
-            skipped = list(dict.fromkeys(fault for _, faults in gathered for fault in faults))
-        seconds["encode_and_score_queries"] = time.perf_counter() - started - sum(seconds.values())
+        encoded = time.perf_counter()
+        scorer = _Scorer(method, gallery, photos, pairs, device)
+        first, step = (rank(), world_size()) if shared else (0, 1)
+        share = np.arange(first, len(queries), step)
+        bad_sketches = scorer.score_all(queries, share, preprocessing, size=query_block, **settings)
+        scored = time.perf_counter()
     finally:
         method.train(was_training)
-    return _summary(scored, queries, gallery, seconds, skipped)
+    parts = [(scorer.scored, bad_photos + bad_sketches)]
+    if shared:
+        parts = gather_objects(parts[0])
+    seconds = {"encode_gallery": encoded - started, "encode_and_score_queries": scored - encoded}
+    skipped = dict.fromkeys(fault for _, faults in parts for fault in faults)
+    blocks = [block for blocks, _ in parts for block in blocks]
+    return _summary(blocks, queries, gallery, seconds, list(skipped))
 
 
-def _encode_gallery(method, gallery, preprocessing, *, size, **settings):
-    """Features of all photos in main memory, the photos that were readable, what failed."""
-    blocks, kept, skipped = [], [], []
+def _encode_gallery(method, gallery, preprocessing, **settings):
+    """Features of all photos by blocks in main memory, the readable photos, what failed."""
+    blocks, kept, bad = [], [], []
     for numbers, features, faults in encode_blocks(
-        method, gallery, preprocessing, size=size, what="photos encoded", **settings
+        method, gallery, preprocessing, what="photos encoded", **settings
     ):
-        skipped += faults
+        bad += faults
         kept += numbers
         if numbers:
             blocks.append({name: tensor.cpu() for name, tensor in features.items()})
     if not blocks:
         raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
-    photos = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
-    return photos, gallery.select(np.array(kept, dtype=np.int64)), skipped
+    return blocks, gallery.select(np.array(kept, dtype=np.int64)), bad
 
 
 @dataclass
@@ -140,39 +133,44 @@ class _Scored:
 class _Scorer:
     """Takes sketches block by block, ranks the gallery for them and keeps what was measured."""
 
-    def __init__(self, method, gallery, photos: Features, pairs: bool, block: int, device):
+    def __init__(self, method, gallery, photos: list[Features], pairs: bool, device):
         self.method = method
         self.gallery = gallery
         self.device = device
-        self.block = block
         self.pairs = pairs
         if not pairs:  # small: lies on the device as a whole
-            photos = {name: tensor.to(device) for name, tensor in photos.items()}
+            names = photos[0].keys()
+            photos = [{n: torch.cat([block[n] for block in photos]).to(device) for n in names}]
         self.photos = photos
         self.order = tie_order(gallery.path)
         self.scored: list[_Scored] = []
 
+    def score_all(self, queries, share: np.ndarray, preprocessing, **settings) -> list[str]:
+        """Encode and score the queries whose numbers are in `share`; what could not be read."""
+        bad = []
+        own = queries.select(share)
+        for numbers, features, faults in encode_blocks(
+            self.method, own, preprocessing, what="sketches scored", **settings
+        ):
+            bad += faults
+            if numbers:
+                self.score(features, own.target[numbers], share[numbers])
+        return bad
+
     def score(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:
         """Rank the gallery for a block of sketches, in fp32."""
-        similarity = self._similarity(sketches)  # (Q, G)
+        compare = self.method.pair_similarity if self.pairs else self.method.similarity
+        columns = []
+        for block in self.photos:
+            block = {n: tensor.to(self.device, non_blocking=True) for n, tensor in block.items()}
+            columns.append(compare(sketches, block).float())
+        similarity = torch.cat(columns, dim=1)  # (Q, G)
         ranking = rank_photos(similarity, self.order)
         relevant = self.gallery.target[ranking] == targets[:, None]
         values = {name: measure(relevant) for name, measure in PER_QUERY.items()}
         best = ranking[:, :KEPT].astype(np.int32)
         scores = np.take_along_axis(similarity.cpu().numpy(), best, axis=1)
         self.scored.append(_Scored(numbers, values, best, scores))
-
-    def _similarity(self, sketches: Features) -> torch.Tensor:
-        if not self.pairs:
-            return self.method.similarity(sketches, self.photos).float()
-        columns = []
-        for first in range(0, len(self.gallery), self.block):
-            block = {
-                name: tensor[first : first + self.block].to(self.device, non_blocking=True)
-                for name, tensor in self.photos.items()
-            }
-            columns.append(self.method.pair_similarity(sketches, block).float())
-        return torch.cat(columns, dim=1)
 
 
 def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:

@@ -33,8 +33,8 @@ def published_precision_at(relevant: np.ndarray, k: int) -> np.ndarray:
     """Published precision_k: share of relevant photos among the first min(k, number relevant)."""
     total = relevant.sum(axis=1)
     first = np.minimum(k, total)
-    hits = relevant.cumsum(axis=1)
-    found = hits[np.arange(len(hits)), np.maximum(first, 1) - 1]
+    hits = np.pad(relevant.cumsum(axis=1), ((0, 0), (1, 0)))  # among the first 0, 1, 2, ...
+    found = hits[np.arange(len(hits)), first]
     return _or_nan(found / np.maximum(first, 1), total)
 
 

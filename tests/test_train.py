@@ -72,9 +72,7 @@ def test_a_run_leaves_checkpoints_options_metrics_and_log(data, tmp_path):
     assert best["map_all"] == max(row["validation"]["map_all"] for row in lines(save, "epoch"))
     described = json.loads((save / train.RUN).read_text())
     assert described["options"]["batch"] == 2
-    assert described["environment"]["torch"] == torch.__version__.split("+")[0] or (
-        described["environment"]["torch"].startswith(torch.__version__.split("+")[0])
-    )
+    assert torch.__version__.startswith(described["environment"]["torch"].split("+")[0])
     assert described["validation"]["kind"] == "seen"
     assert set(described["validation"]["classes"]).isdisjoint(described["seen_classes"])
     assert {"triplet", "relation", "contrastive"} <= lines(save, "epoch")[0]["losses"].keys()
@@ -177,7 +175,7 @@ def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(data, tmp_path,
     time.sleep(1.0)
     process.send_signal(number)
     said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
+    assert process.returncode == 128 + number, said
     assert "--resume" in said and "Traceback" not in said
     stopped = load_file(tmp_path / "stopped" / train.LAST)
     assert stopped["epoch"] == 0 and 0 < stopped["step"] < 20

@@ -15,7 +15,8 @@ from utils.errors import InputError
 def save_atomically(content: object, path: Path) -> None:
     """torch.save beside `path`, synced to the disk, then renamed over it.
 
-    A crash at any moment leaves either the former file or the new one, never a part of one.
+    A crash at any moment leaves either the former file or the new one, never a part of one. Raises
+    InputError where it cannot be written.
     """
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,6 +25,11 @@ def save_atomically(content: object, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise InputError(
+            f"{path}: cannot be written ({error}). What stood there before is untouched; is there "
+            "space left, and may you write there?"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -8,13 +8,21 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """From its making on, the first signal is noted; a second one raises KeyboardInterrupt."""
+    """From its making on, the first signal is noted; a second one raises KeyboardInterrupt.
+
+    number: of the first signal; None before.
+    """
 
     def __init__(self):
-        self.asked = False
+        self.number: int | None = None
         self._at_once = False
         for number in SIGNALS:
             signal.signal(number, self._note)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self.number is not None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -28,7 +36,8 @@ class StopSignals:
             self._at_once = False
 
     def _note(self, number: int, frame: object) -> None:
-        second, self.asked = self.asked, True
+        second = self.asked
+        self.number = self.number or number
         if second or self._at_once:
             raise KeyboardInterrupt
 

@@ -258,6 +258,13 @@ def test_any_number_of_workers_gives_the_same_batches(tmp_path):
     assert not torch.equal(alone[0]["photos"], alone[2]["photos"])  # another epoch
 
 
+def test_loading_leaves_the_random_numbers_of_training_alone(tmp_path):
+    images = training_list(tmp_path)
+    before = torch.get_rng_state()
+    loaded(images, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_two_processes_see_the_pictures_of_one_with_twice_the_batch(tmp_path):
     images = training_list(tmp_path)
     sampler = EpochSampler(draws=8, size=8)

@@ -1,10 +1,13 @@
 """Evaluation: every image encoded once, blocks that change nothing, and what is left out."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from fakes import image_list, picture
 
+from retrieval import evaluate as evaluate_module
 from retrieval.evaluate import KEPT, MODES, PER_QUERY, evaluate
 from retrieval.metrics import interpolated_average_precision
 from utils.errors import InputError
@@ -208,6 +211,44 @@ def test_a_class_alone_scores_as_it_does_among_others(method, queries, gallery):
     assert among == {"queries": 3, **alone.metrics}
 
 
+# ---- several processes
+
+
+@pytest.mark.parametrize("targets", [QUERY_TARGETS, [0]])  # the second process has none of [0]
+@pytest.mark.parametrize("mode", MODES)
+def test_queries_shared_by_two_processes_give_what_one_gives(method, gallery, mode, targets):
+    queries = image_list("sketch", [*targets, 0], broken=[len(targets)])
+    settings = {"query_block": 2, "skip_bad": True}
+    alone = score(method, queries, gallery, mode, **settings)
+    brought = {}
+
+    def one_process(number):
+        def gather(content):
+            brought[number] = content
+            return [brought[other] for other in sorted(brought)]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate_module, "rank", lambda: number)
+            patch.setattr(evaluate_module, "world_size", lambda: 2)
+            patch.setattr(evaluate_module, "gather_objects", gather)
+            return score(method, queries, gallery, mode, shared=True, **settings)
+
+    with contextlib.suppress(InputError):  # it may have no sketch, and sees only its own
+        one_process(1)
+    together = one_process(0)
+    assert together.metrics == alone.metrics and together.by_class == alone.by_class
+    assert together.queries.path.tolist() == alone.queries.path.tolist()
+    assert together.skipped == alone.skipped
+    np.testing.assert_array_equal(together.rankings, alone.rankings)
+    np.testing.assert_array_equal(together.similarities, alone.similarities)
+
+
+def test_sharing_is_nothing_for_one_process(method, queries, gallery):
+    alone, shared = (score(method, queries, gallery, shared=flag) for flag in (False, True))
+    assert shared.metrics == alone.metrics
+    np.testing.assert_array_equal(shared.rankings, alone.rankings)
+
+
 # ---- side effects
 
 
@@ -224,6 +265,12 @@ def test_the_mode_is_restored_after_an_error(method):
     with pytest.raises(InputError):
         score(method, image_list("sketch", [0]), image_list("photo", []))
     assert method.training
+
+
+def test_random_numbers_of_training_are_left_alone(method, queries, gallery):
+    before = torch.get_rng_state()
+    score(method, queries, gallery)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_no_gradient_is_kept(method, queries, gallery):

@@ -82,7 +82,7 @@ SCORES = st.one_of(
     scores=st.lists(SCORES, min_size=1, max_size=40),
     names=st.lists(st.text(max_size=8), min_size=40, max_size=40, unique=True),
 )
-def test_rank_equals_sorted(scores, names):
+def test_ranking_equals_sorted(scores, names):
     paths = np.array(names[: len(scores)], dtype=object)
 
     def key(i):
@@ -95,7 +95,9 @@ def test_rank_equals_sorted(scores, names):
 
 def test_every_photo_stands_once_in_every_ranking():
     similarity = torch.randn(5, 12, generator=torch.Generator().manual_seed(0)).round()
-    assert np.sort(rank_photos(similarity, tie_order(PATHS)), axis=1).tolist() == [list(range(12))] * 5
+    assert (
+        np.sort(rank_photos(similarity, tie_order(PATHS)), axis=1).tolist() == [list(range(12))] * 5
+    )
 
 
 @pytest.mark.parametrize("gallery", [0, 1])

@@ -1,0 +1,119 @@
+"""Every command of the README runs, with its data and its network replaced by small ones."""
+
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from sample_data import write_benchmark
+
+import test
+import train
+from datasets import DATASETS
+from model import build_model, published
+from utils.checkpoints import load_file, save_atomically
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+COMMAND = re.compile(
+    r"^(?:nohup )?(python \S+\.py|python -m model\.published|torchrun \S+ \S+\.py) "
+)
+SMALL = shlex.split("--vit test_vit --batch 2 --datasetLen 4 --epoch 1 -c cpu --num_workers 0")
+
+
+def readme_commands() -> list[str]:
+    """Commands in the README's shell blocks, in order, as they are written."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if COMMAND.match(line + " ")]
+
+
+def words(command: str) -> list[str]:
+    """The arguments of a command, without what the shell and the launcher take."""
+    command = COMMAND.sub("", command + " ", count=1)
+    return shlex.split(re.sub(r"(> \S+|2>&1|&)", "", command))
+
+
+def with_small_network(arguments: list[str], data: Path) -> list[str]:
+    """The same training command with a small network, few draws, and drawn data."""
+    return [*arguments, "--no-pretrained", *SMALL, "--data_path", str(data)]
+
+
+@pytest.fixture(autouse=True)
+def keep_signal_handlers():
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the three benchmarks, in which the commands run one after the other."""
+    root = tmp_path_factory.mktemp("place")
+    for dataset in DATASETS:
+        write_benchmark(root / "datasets", dataset)
+    write_benchmark(root / "datasets", "sketchy_extend", "test_class_sketchy21")
+    return root
+
+
+def test_the_readme_has_commands_for_every_dataset_and_program():
+    commands = "\n".join(readme_commands())
+    for word in ("train.py", "test.py", "model.published", "tu_berlin", "Quickdraw", "--resume"):
+        assert word in commands
+
+
+def test_every_command_of_the_readme_runs(place, monkeypatch):
+    """In order and in one folder: tests score what the training commands before them wrote."""
+    monkeypatch.chdir(place)
+    for command in readme_commands():
+        arguments = [word for word in words(command) if not word.startswith("--pretrained_path")]
+        if "train.py" in command:
+            resumes = "--resume" in arguments
+            small = with_small_network(arguments, place / "datasets")
+            assert train.main(small) == 0, command
+            save = train.train_options(small).save
+            assert (Path(save) / train.BEST).is_file(), command
+            assert not resumes or load_file(Path(save) / train.LAST)["epoch"] == 1
+        elif "test.py" in command:
+            more = ["--data_path", "datasets", "-c", "cpu", "--num_workers", "0"]
+            _stand_in_for_downloads(arguments)
+            assert test.main([*arguments, *more]) == 0, command
+        else:
+            monkeypatch.setattr("sys.argv", ["published.py", *arguments])
+            published._main()
+            assert Path(arguments[1]).is_file()
+
+
+def _stand_in_for_downloads(arguments: list[str]) -> None:
+    """Write a small checkpoint of ours where a command names one that nobody has trained here."""
+    named = [arguments[i + 1] for i, word in enumerate(arguments) if word in ("-l", "--load")]
+    for path in map(Path, named):
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        method = build_model("zse_sbir", vit="test_vit")
+        content = {"format": 1, "method": method.name, "settings": method.settings}
+        save_atomically(
+            {**content, "model": method.state_dict(), "epoch": 1, "classes": ["pig"]}, path
+        )
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    root = Path(__file__).parent.parent
+    block = README.split("## Files")[1].split("```")[1]
+    named, folders = set(), [root]
+    for line in block.strip("\n").splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth + 1 :] = [folders[depth] / name]
+        named.add(folders[depth] / name)
+    assert all(path.exists() for path in named), [p for p in named if not p.exists()]
+    code = {
+        p
+        for folder in ("model", "datasets", "retrieval", "utils")
+        for p in root.glob(f"{folder}/*.py")
+    }
+    code |= set(root.glob("*.py"))
+    assert code <= named, code - named

@@ -1,0 +1,218 @@
+"""Console, log file, JSON, environment and progress."""
+
+import io
+import json
+import logging
+import re
+import sys
+import warnings
+
+import pytest
+
+from utils import logs
+from utils.logs import append_json_line, duration, environment, log, progress, write_json
+
+
+@pytest.fixture(autouse=True)
+def loggers_restored():
+    loggers = [logging.getLogger(), log, logging.getLogger("py.warnings")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.handlers[:] = []
+    yield
+    logging.captureWarnings(False)
+    for logger, handlers, level in before:
+        for handler in logger.handlers[:]:
+            handler.close()
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+
+
+def say_everything():
+    log.debug("a detail")
+    log.info("epoch %d", 1)
+    log.warning("no GPU")
+    log.error("it failed")
+
+
+def test_console_shows_messages_and_says_what_is_a_warning(capsys):
+    logs.start_logging()
+    say_everything()
+    captured = capsys.readouterr()
+    assert captured.err == "epoch 1\nwarning: no GPU\nerror: it failed\n"
+    assert captured.out == ""
+
+
+def test_quiet_console_shows_warnings_only(capsys):
+    logs.start_logging(quiet=True)
+    say_everything()
+    assert capsys.readouterr().err == "warning: no GPU\nerror: it failed\n"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_file_keeps_all_messages_with_time_and_level(tmp_path, quiet):
+    logs.start_logging(tmp_path / "train.log", quiet)
+    say_everything()
+    lines = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ", "", line) for line in lines] == [
+        "INFO epoch 1",
+        "WARNING no GPU",
+        "ERROR it failed",
+    ]
+
+
+def test_file_is_added_to_not_begun_anew(tmp_path):
+    (tmp_path / "train.log").write_text("of the run before\n")
+    logs.start_logging(tmp_path / "train.log")
+    log.info("of the resumed run")
+    first, second = (tmp_path / "train.log").read_text().splitlines()
+    assert first == "of the run before" and second.endswith("of the resumed run")
+
+
+def test_a_warning_of_python_is_one_line_without_code(capsys, tmp_path):
+    logs.start_logging(tmp_path / "train.log")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("empty.png: no stroke found.", stacklevel=1)
+    assert capsys.readouterr().err == "warning: empty.png: no stroke found.\n"
+    assert "empty.png: no stroke found." in (tmp_path / "train.log").read_text()
+
+
+def test_starting_twice_says_everything_once(capsys):
+    logs.start_logging()
+    logs.start_logging()
+    log.info("once")
+    assert capsys.readouterr().err == "once\n"
+
+
+# ---- progress
+
+
+def test_progress_yields_the_items_as_they_come(capsys):
+    taken = []
+
+    def items():
+        for i in range(3):
+            taken.append(i)
+            yield i
+
+    shown = progress(items(), 3, "photos")
+    assert next(shown) == 0 and taken == [0]
+    assert list(shown) == [1, 2]
+    assert capsys.readouterr() == ("", "")  # under a minute nothing is said
+
+
+def test_progress_without_a_terminal_says_a_line_now_and_then(monkeypatch, capsys):
+    clock = iter([0.0, 40.0, 70.0, 120.0, 131.0])
+    monkeypatch.setattr(logs.time, "monotonic", lambda: next(clock))
+    logs.start_logging()
+    assert list(progress("abcd", 4, "photos")) == list("abcd")
+    assert capsys.readouterr().err == (
+        "photos: 2 of 4, 1 min 10 s left\n"  # at 70 s; the next line is due at 130 s
+        "photos: 4 of 4, 0 s left\n"
+    )
+
+
+def test_progress_with_no_time_between_lines_says_one_for_each_item(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "SECONDS_BETWEEN_LINES", 0)
+    logs.start_logging()
+    list(progress(range(3), 3, "epoch 1 of 2"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"epoch 1 of 2: {i} of 3" for i in (1, 2, 3)]
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(progress(iter(range(3)), 3, "photos")) == [0, 1, 2]
+    assert "photos" in terminal.getvalue() and "\r" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (42.4, "42 s"),
+        (59.6, "1 min 0 s"),
+        (185, "3 min 5 s"),
+        (3599.7, "1 h 0 min"),
+        (7800, "2 h 10 min"),
+        (100 * 3600 + 59, "100 h 0 min"),
+    ],
+)
+def test_duration_is_in_words(seconds, words):
+    assert duration(seconds) == words
+
+
+# ---- files
+
+
+def test_json_is_written_whole(tmp_path):
+    content = {"map_all": 0.25, "names": ["é"], "none": None}
+    write_json(tmp_path / "run.json", content)
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8")) == content
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_json_that_cannot_be_written_leaves_the_former_file(tmp_path):
+    write_json(tmp_path / "run.json", {"epoch": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "run.json", {"epoch": object()})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_json_lines_are_added_one_by_one(tmp_path):
+    for step in (1, 2):
+        append_json_line(tmp_path / "metrics.jsonl", {"step": step, "text": "two\nlines"})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+# ---- environment
+
+
+def test_environment_tells_what_a_number_depends_on(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "-d", "Quickdraw"])
+    found = environment("cpu")
+    assert set(found) == {
+        "command",
+        "started",
+        "commit",
+        "python",
+        "platform",
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "pillow",
+        "device",
+        "gpu",
+        "threads",
+    }
+    assert found["command"] == "train.py -d Quickdraw"
+    assert found["device"] == "cpu" and found["gpu"] is None
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{12}\+?", found["commit"])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_packages_that_are_not_installed_have_no_version(monkeypatch):
+    def version(package):
+        raise logs.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(logs.metadata, "version", version)
+    assert environment("cpu")["timm"] is None
+
+
+def test_commit_is_unknown_without_git(monkeypatch):
+    def run(*arguments, **settings):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(logs.subprocess, "run", run)
+    assert environment("cpu")["commit"] is None

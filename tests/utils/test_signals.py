@@ -1,0 +1,77 @@
+"""Ctrl-C and SIGTERM: the first is noted, a second one stops at once."""
+
+import signal
+
+import pytest
+
+from utils.signals import SIGNALS, StopSignals, leave_signals_to_main
+
+
+@pytest.fixture(autouse=True)
+def handlers_restored():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_nothing_is_asked_before_a_signal():
+    assert StopSignals().asked is False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted(number):
+    stop = StopSignals()
+    signal.raise_signal(number)
+    assert stop.asked
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
+def test_the_second_signal_interrupts(first, second):
+    stop = StopSignals()
+    signal.raise_signal(first)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(second)
+    assert stop.asked
+
+
+def test_within_at_once_the_first_signal_interrupts():
+    stop = StopSignals()
+    with pytest.raises(KeyboardInterrupt), stop.at_once():
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.asked
+
+
+def test_at_once_interrupts_for_a_signal_noted_before():
+    stop = StopSignals()
+    signal.raise_signal(signal.SIGTERM)
+    reached = False
+    with pytest.raises(KeyboardInterrupt), stop.at_once():
+        reached = True
+    assert not reached
+
+
+def test_after_at_once_signals_are_noted_again():
+    stop = StopSignals()
+    with stop.at_once():
+        pass
+    signal.raise_signal(signal.SIGINT)
+    assert stop.asked
+
+
+def test_after_an_error_within_at_once_signals_are_noted_again():
+    stop = StopSignals()
+    with pytest.raises(ZeroDivisionError), stop.at_once():
+        _ = 1 / 0
+    signal.raise_signal(signal.SIGINT)
+    assert stop.asked
+
+
+def test_a_data_worker_leaves_signals_to_the_main_process():
+    stop = StopSignals()
+    leave_signals_to_main(0)
+    for number in SIGNALS:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    assert not stop.asked
