@@ -103,14 +103,14 @@ def _load(
 ) -> Benchmark:
     source = _Source(layout, split, root, skip_bad)
     train = source.images("seen") if seen else source.nothing()
-    names = train.classes()
+    targets = np.unique(train.target)
     if classes is not None and seen:
-        if not 2 <= classes <= len(names):
-            raise InputError(f"cls_number {classes}: {split} has {len(names)} seen classes.")
-        train = train.select(np.isin(train.class_name, names[:classes]))
-        names = names[:classes]
-    held_out = _tenth(names, seed) if validation and seen else []
-    is_held_out = np.isin(train.class_name, held_out)
+        if not 2 <= classes <= len(targets):
+            raise InputError(f"cls_number {classes}: {split} has {len(targets)} seen classes.")
+        targets = targets[:classes]
+        train = train.select(np.isin(train.target, targets))
+    held_out = _tenth(targets, seed) if validation and seen else targets[:0]
+    is_held_out = np.isin(train.target, held_out)
     tested = source.images("unseen") if unseen else source.nothing()
     return Benchmark(
         name=name,
@@ -125,16 +125,15 @@ def _load(
     )
 
 
-def _tenth(names: list[str], seed: int) -> list[str]:
-    """A tenth of the classes (two at least), drawn with the seed, in list order."""
-    count = max(2, round(len(names) / 10))
-    if len(names) < count + 2:
+def _tenth(targets: np.ndarray, seed: int) -> np.ndarray:
+    """A tenth of the classes (two at least), drawn with the seed."""
+    count = max(2, round(len(targets) / 10))
+    if len(targets) < count + 2:
         raise InputError(
-            f"{len(names)} seen classes are too few to train on some and validate on others: "
+            f"{len(targets)} seen classes are too few to train on some and validate on others: "
             "use --validate none."
         )
-    drawn = np.random.default_rng(seed).choice(len(names), size=count, replace=False)
-    return [names[i] for i in sorted(drawn)]
+    return np.random.default_rng(seed).choice(targets, size=count, replace=False)
 
 
 class _Source:

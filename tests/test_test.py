@@ -1,6 +1,9 @@
 """test.py as its users run it, on a small drawn benchmark."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +153,32 @@ def test_a_rankings_file_that_cannot_be_written_is_refused_before_scoring(
     with pytest.raises((InputError, SystemExit)):
         run(data, "-l", checkpoint, "--save_rankings", tmp_path / name)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_two_processes_score_what_one_does(data, checkpoint, tmp_path):
+    alone, shared = tmp_path / "alone.npz", tmp_path / "shared.npz"
+    run(data, "-l", checkpoint, "--testall", "-r", "rn", "--save_rankings", alone)
+    content = json.loads(next(tmp_path.glob("*.json")).read_text())
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=29534",
+        "test.py",
+    ]
+    options = ["--data_path", data, "-c", "cpu", "--num_workers", "0", "-l", checkpoint]
+    options += ["--testall", "-r", "rn", "--save_rankings", shared]
+    done = subprocess.run(
+        [sys.executable, *command, *map(str, options)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("map_all:") == 1  # only the first process prints
+    assert f"map_all:{content['map_all']:.4f}" in done.stdout
+    one, two = np.load(alone), np.load(shared)
+    assert (one["queries"] == two["queries"]).all()
+    assert np.allclose(one["similarity"], two["similarity"], atol=1e-5)

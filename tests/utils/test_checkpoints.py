@@ -9,6 +9,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from utils.checkpoints import load_file, load_strictly, plain_state, save_atomically
@@ -38,8 +40,17 @@ def test_saving_replaces_the_former_file(tmp_path):
     assert load_file(tmp_path / "last.pth") == {"epoch": 2} and files(tmp_path) == ["last.pth"]
 
 
-@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
-def test_failure_in_the_middle_of_writing_leaves_the_former_file(tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError("No space left on device"), InputError),
+        (RuntimeError("write() failed"), InputError),  # what torch makes of a full disk
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_failure_in_the_middle_of_writing_leaves_the_former_file(
+    tmp_path, monkeypatch, error, raised
+):
     save_atomically({"epoch": 1}, tmp_path / "last.pth")
 
     def half(content, file):
@@ -47,7 +58,7 @@ def test_failure_in_the_middle_of_writing_leaves_the_former_file(tmp_path, monke
         raise error
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(type(error)):
+    with pytest.raises(raised):
         save_atomically({"epoch": 2}, tmp_path / "last.pth")
     assert load_file(tmp_path / "last.pth") == {"epoch": 1} and files(tmp_path) == ["last.pth"]
 
@@ -66,9 +77,14 @@ def test_failure_to_rename_leaves_the_former_file(tmp_path, monkeypatch):
         raise PermissionError(target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(PermissionError):
+    with pytest.raises(InputError, match=r"last\.pth: cannot be written"):
         save_atomically({"epoch": 2}, tmp_path / "last.pth")
     assert load_file(tmp_path / "last.pth") == {"epoch": 1} and files(tmp_path) == ["last.pth"]
+
+
+def test_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"absent/last\.pth: cannot be written"):
+        save_atomically({"epoch": 1}, tmp_path / "absent" / "last.pth")
 
 
 # ---- reading
@@ -98,6 +114,24 @@ def test_truncated_download_is_named(tmp_path, zipped, share):
     whole = saved_bytes(zipped)
     (tmp_path / "cut.pth").write_bytes(whole[: int(share * len(whole))])
     assert "Is the download complete" in fails_naming(tmp_path / "cut.pth")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    zipped=st.booleans(),
+    keep=st.floats(0, 1),
+    damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=3),
+)
+def test_damaged_file_is_read_or_named(tmp_path_factory, zipped, keep, damage):
+    content = bytearray(saved_bytes(zipped))
+    for place, value in damage:
+        content[int(place * (len(content) - 1))] = value
+    file = tmp_path_factory.getbasetemp() / "damaged.pth"
+    file.write_bytes(content[: round(keep * len(content))])
+    try:
+        assert isinstance(load_file(file), dict)
+    except InputError as error:
+        assert str(file) in str(error)
 
 
 @pytest.mark.parametrize(

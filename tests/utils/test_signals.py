@@ -16,14 +16,15 @@ def handlers_restored():
 
 
 def test_nothing_is_asked_before_a_signal():
-    assert StopSignals().asked is False
+    stop = StopSignals()
+    assert stop.asked is False and stop.number is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number):
     stop = StopSignals()
     signal.raise_signal(number)
-    assert stop.asked
+    assert stop.asked and stop.number == number
 
 
 @pytest.mark.parametrize("first", SIGNALS)
@@ -33,7 +34,7 @@ def test_the_second_signal_interrupts(first, second):
     signal.raise_signal(first)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(second)
-    assert stop.asked
+    assert stop.number == first
 
 
 def test_within_at_once_the_first_signal_interrupts():
