@@ -170,6 +170,20 @@ def test_plain_options_are_json_and_lack_nothing(parse):
     assert set(vars(args)) - set(plain) == {"given"}
 
 
+def test_what_follows_from_elsewhere_is_told(parse):
+    settings = {"width": 768, "hidden": 1024, "anchors": 49, "heads": 8}
+    line = options.resolved(parse("--dataset", "tu_berlin"), settings, classes=220)
+    assert set(line.split()) >= {
+        "test_class=test_class_tuberlin30",
+        "save=./checkpoints/tuberlin_ext",
+        "cls_number=220",
+        "d_model=768",
+        "d_ff=1024",
+        "anchor_number=49",
+    }
+    assert "cls_number" not in options.resolved(parse(), settings)
+
+
 def test_what_may_not_change_on_resuming_are_options_of_training():
     assert set(options.RESULT_OPTIONS) <= set(vars(options.train_options([])))
 
@@ -286,7 +300,16 @@ def test_weights_cannot_be_named_and_forbidden(refusal):
     assert "--no-pretrained" in said
 
 
-@pytest.mark.parametrize("words", [["--contrastive_weight", "-1"], ["--validate", "all"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--contrastive_weight", "-1"],
+        ["--validate", "all"],
+        ["--dropout", "1"],
+        ["--dropout", "-0.1"],
+    ],
+    ids=" ".join,
+)
 def test_bad_values_of_training_alone(words, capsys):
     with pytest.raises(SystemExit):
         options.train_options(words)
@@ -295,9 +318,12 @@ def test_bad_values_of_training_alone(words, capsys):
 
 def test_options_of_training_alone():
     args = options.train_options([])
-    assert (args.contrastive_weight, args.validate, args.resume) == (0, "seen", False)
-    args = options.train_options(["--contrastive_weight", "0.5", "--validate", "test", "--resume"])
-    assert (args.contrastive_weight, args.validate, args.resume) == (0.5, "test", True)
+    assert (args.contrastive_weight, args.dropout) == (0, 0.1)
+    assert (args.validate, args.resume) == ("seen", False)
+    words = "--contrastive_weight 0.5 --dropout 0 --validate test --resume"
+    args = options.train_options(words.split())
+    assert (args.contrastive_weight, args.dropout) == (0.5, 0)
+    assert (args.validate, args.resume) == ("test", True)
 
 
 def test_options_of_testing_alone(capsys):

@@ -162,8 +162,8 @@ def test_two_processes_score_what_one_does(data, checkpoint, tmp_path):
     command = [
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc_per_node=2",
-        "--master_port=29534",
         "test.py",
     ]
     options = ["--data_path", data, "-c", "cpu", "--num_workers", "0", "-l", checkpoint]

@@ -71,14 +71,20 @@ def test_starts_unharmed_from_a_wrapped_file(wrapper, tmp_path, timm_vit, draw_i
     _assert_computes_the_same(_load_pretrained(tmp_path / "file.pth"), vit, draw_images(2))
 
 
-def test_a_file_with_a_scale_stem_is_taken_as_it_is(
-    tmp_path, build_small, as_downloaded, draw_images
-):
+def test_a_file_with_a_scale_stem_is_taken_as_it_is(tmp_path, build_small, as_downloaded):
     trained = build_small(seed=3)
-    torch.save(as_downloaded(trained), tmp_path / "file.pth")
+    whole = as_downloaded(trained)["model"]
+    tokenizer = {n: t for n, t in whole.items() if n.startswith("module.sa.model.")}
+    torch.save(tokenizer, tmp_path / "file.pth")
     method = _load_pretrained(tmp_path / "file.pth")
     for name, tensor in trained.tokenizer.state_dict().items():
         assert torch.equal(method.tokenizer.state_dict()[name], tensor), name
+
+
+def test_a_whole_checkpoint_is_no_backbone(tmp_path, build_small, as_downloaded):
+    torch.save(as_downloaded(build_small()), tmp_path / "file.pth")
+    with pytest.raises(InputError, match="--load"):
+        _load_pretrained(tmp_path / "file.pth")
 
 
 def test_the_scale_stem_learns_from_the_first_step(tmp_path, timm_vit, draw_images):
