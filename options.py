@@ -7,6 +7,7 @@ where one was repaired. Imports no torch: --help answers at once.
 import argparse
 import difflib
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="go on with the run in the save folder, from where it stopped (default: off)",
     )
-    return _checked(parser, parser.parse_known_args(arguments))
+    return _parsed(parser, arguments)
 
 
 def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -110,7 +111,7 @@ def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="keep the 200 best photos of every sketch: arrays queries, gallery (paths), ranking "
         "(numbers in gallery, closest first), similarity (default: none)",
     )
-    args = _checked(parser, parser.parse_known_args(arguments))
+    args = _parsed(parser, arguments)
     if args.save_rankings and not args.save_rankings.endswith(".npz"):
         parser.error(f"--save_rankings {args.save_rankings}: the name must end in .npz")
     return args
@@ -144,7 +145,7 @@ class _Parser(argparse.ArgumentParser):
     """Answers a mistake with one line instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (all options: --help)\n")
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def _parser(description: str, program: str) -> argparse.ArgumentParser:
@@ -337,11 +338,13 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=_count(0), default=2021, help="of every draw (default 2021)")
 
 
-def _checked(
-    parser: argparse.ArgumentParser, parsed: tuple[argparse.Namespace, list[str]]
-) -> argparse.Namespace:
-    """Refuse stray words and impossible pairs; fill in what follows from the dataset."""
-    args, stray = parsed
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, without stray words and impossible pairs, and with what the dataset decides."""
+    words = sys.argv[1:] if arguments is None else arguments
+    for word in words:  # argparse would read -save as -s ave
+        if word.startswith("-") and f"-{word.split('=')[0]}" in parser._option_string_actions:
+            parser.error(_about_stray(word, parser))
+    args, stray = parser.parse_known_args(words)
     stray = [word for word in stray if word != "--"] or stray
     if stray:
         parser.error(_about_stray(stray[0], parser))
@@ -371,7 +374,7 @@ def _about_stray(word: str, parser: argparse.ArgumentParser) -> str:
     plain = word.lstrip("-–—").split("=")[0]
     near = difflib.get_close_matches(plain, known, n=1)
     if not near:
-        return f"{word!r} is no option"
+        return f"{word!r} is no option; --help lists them all"
     dashes = "--" if len(near[0]) > 1 else "-"
     return f"{word!r} is no option: write {dashes}{near[0]} (two dashes, no blank after them)"
 
@@ -426,7 +429,7 @@ def _device(text: str) -> str:
         ]
         raise argparse.ArgumentTypeError(
             "several GPUs take one process each. Start them with:\n"
-            f"CUDA_VISIBLE_DEVICES={text} {' '.join(line)}"
+            f"CUDA_VISIBLE_DEVICES={text} {shlex.join(line)}"
         )
     raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a GPU nor cpu")
 

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from datasets import load_benchmark
-from model import build_model, load_model
+from model import FORMAT, build_model, load_model
 from options import (
     RESULT_OPTIONS,
     named_settings,
@@ -19,7 +19,6 @@ from utils.logs import append_json_line, duration, environment, log, start_loggi
 from utils.signals import StopSignals
 
 METHOD = "zse_sbir"
-FORMAT = 1  # of the checkpoints written here
 LAST, BEST = "last_checkpoint.pth", "best_checkpoint.pth"
 RUN, METRICS, LOG = "run.json", "metrics.jsonl", "train.log"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from model.method import Method
 
+FORMAT = 1  # of the checkpoints that are written
 METHODS = {"zse_sbir": "model.zse:ZSE"}
 
 
@@ -36,6 +37,11 @@ def load_model(
 
         heads, vit = wanted.get("heads", 8), wanted.get("vit")
         checkpoint = from_published(checkpoint, str(path), heads=heads, vit=vit)
+    elif checkpoint["format"] > FORMAT:
+        raise InputError(
+            f"{path}: has format {checkpoint['format']}; this version reads up to {FORMAT}. Update "
+            "this code."
+        )
     elif checkpoint.get("method") not in METHODS:
         known = ", ".join(METHODS)
         raise InputError(

@@ -56,7 +56,8 @@ def _from_timm(vit: str) -> dict[str, Tensor]:
         _check_reachable(vit)
         return timm.create_model(vit, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # the hub client raises errors of many libraries
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        first_line = str(error).strip().split("\n")[0][:200]
+        reason = f"{type(error).__name__}: {first_line}"
         raise InputError(
             f"the pretrained weights {vit} could not be fetched ({reason}). Three ways out: "
             f"(1) name a file with --pretrained_path, or put {PUBLISHED_FILE} into ./model/ (link "

@@ -51,6 +51,7 @@ _RELATION = {"relation.reduce.": "conv2d."} | {
 }
 NAMES = _TOKENIZER | _SCALE_STEM | _CROSS_ATTENTION | _RELATION
 
+METRICS = ("map_all", "precision_100")  # of the validation that chose the checkpoint
 UNUSED = "ca.encoder.layers."  # in every published file, read by no computation
 BACKBONE = "sa.model."  # pretrained files leave this out
 CLASSIFIERS = ("mlp_head.", "head.")  # ImageNet's, in published and in timm files
@@ -85,7 +86,7 @@ def from_published(content: Mapping, source: str, heads: int, vit: str | None = 
     state = plain_state(state)
     settings = {**_settings_from_shapes(state, source, vit), "heads": heads}
     ours = {to_ours(n): t for n, t in state.items() if not n.startswith(UNUSED)}
-    metrics = {n: float(content[n]) for n in ("map_all", "precision_100") if n in content}
+    metrics = {n: float(content[n]) for n in METRICS if content.get(n) is not None}
     return {
         "format": 0,
         "method": "zse_sbir",
@@ -101,7 +102,7 @@ def from_published(content: Mapping, source: str, heads: int, vit: str | None = 
 def to_published(checkpoint: Mapping) -> dict:
     """One of our checkpoints with published names, as the published program loads it."""
     settings = checkpoint["settings"]
-    if settings["downsampling"] != "published" and settings["anchors"] in (36, 49):
+    if settings["downsampling"] != "published" and "relation.reduce.weight" in checkpoint["model"]:
         raise InputError(
             "this checkpoint was trained with spatial down-sampling, which the published program "
             "does not have: it would load the weights and compute something else."
@@ -114,12 +115,8 @@ def to_published(checkpoint: Mapping) -> dict:
     state = {to_theirs(name): tensor for name, tensor in checkpoint["model"].items()}
     for name in [n for n in state if n.startswith("ca.encoder.layer1.")]:
         state[UNUSED + name.removeprefix("ca.encoder.layer1.")] = state[name].clone()
-    return {
-        "model": state,
-        "epoch": checkpoint["epoch"],
-        "map_all": checkpoint["map_all"],
-        "precision_100": checkpoint["precision_100"],
-    }
+    metrics = {n: checkpoint[n] for n in METRICS if checkpoint.get(n) is not None}
+    return {"model": state, "epoch": checkpoint["epoch"], **metrics}
 
 
 def backbone_from_file(tokenizer: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -127,16 +124,18 @@ def backbone_from_file(tokenizer: nn.Module, state: Mapping[str, Tensor], source
 
     Classifiers are left out. Where the scale stem is absent, Tokenizer.start_unharmed follows.
     """
+    whole = "format" in state
     for wrapper in ("model", "state_dict"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     state = plain_state(state)
+    whole |= "sa.model.cls" in state and any(not name.startswith(BACKBONE) for name in state)
+    if whole:
+        raise InputError(f"{source}: is a whole checkpoint; start from it with --load.")
     state = {n: t for n, t in state.items() if not n.startswith(CLASSIFIERS)}
     if "pos_embedding" in state:
         state = {BACKBONE + n: t for n, t in state.items()}
     if BACKBONE + "pos_embedding" in state:
-        if any(not name.startswith(BACKBONE) for name in state):
-            raise InputError(f"{source}: is a whole checkpoint; start from it with --load.")
         state = {to_ours(n): t for n, t in state.items()}
         state = {n.removeprefix("tokenizer."): t for n, t in state.items()}
     else:

@@ -8,7 +8,8 @@ import math
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from utils.errors import InputError
@@ -139,6 +140,10 @@ def keep_attended(x: Tensor, attention: Tensor, keep_rate: float) -> Tensor:
 
 def _build_vit(name: str, dropout: float) -> VisionTransformer:
     """timm's Vision Transformer without its classifier; InputError where it is not a plain one."""
+    if "/" in name or ":" in name:
+        raise InputError(
+            f"{name}: give timm's bare name of a ViT; weights go to --pretrained_path."
+        )
     try:
         vit = timm.create_model(
             name,
@@ -149,10 +154,11 @@ def _build_vit(name: str, dropout: float) -> VisionTransformer:
                 *args, **{**kwargs, "eps": LAYER_NORM_EPS}
             ),
         )
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        first_line = str(error).strip().split("\n")[0]
         raise InputError(
             f"{name}: timm {timm.__version__} cannot build a Vision Transformer of this name "
-            f"({str(error).splitlines()[0]}). List the names with "
+            f"({first_line}). List the names with "
             "python -c \"import timm; print(timm.list_models('vit_*'))\"."
         ) from error
     fault = _why_not_plain(vit)
@@ -168,6 +174,10 @@ def _why_not_plain(vit: nn.Module) -> str | None:
     """What about a model the tokenizer could not follow; None for a plain ViT."""
     if not isinstance(vit, VisionTransformer):
         return "is not a Vision Transformer"
+    if not isinstance(vit.patch_embed, PatchEmbed) or vit.patch_embed.proj.in_channels != 3:
+        return "has another patch embedding than one convolution"
+    if not all(isinstance(block, Block) for block in vit.blocks):
+        return "has other blocks than attention followed by an MLP"
     patches = vit.patch_embed.num_patches
     side, patch = math.isqrt(patches), vit.patch_embed.patch_size[0]
     if vit.num_prefix_tokens != 1 or not vit.has_class_token:

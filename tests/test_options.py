@@ -1,3 +1,5 @@
+"""Names, defaults and refusals of the command line; help without torch."""
+
 import argparse
 import json
 import shlex
@@ -412,3 +414,9 @@ def _parser(parse, monkeypatch) -> argparse.ArgumentParser:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", record)
         parse()
     return seen[0]
+
+
+@pytest.mark.parametrize("word", ["-save", "-load=x.pth", "-choose_cuda", "-testall"])
+def test_a_long_option_with_one_dash_is_never_taken_for_a_short_one(refusal, word):
+    said = refusal(word, "x")
+    assert f"write -{word.split('=')[0]}" in said

@@ -7,9 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
 from utils.errors import InputError
+
+UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 def save_atomically(content: object, path: Path) -> None:
@@ -49,12 +61,10 @@ def load_file(path: Path) -> dict:
         raise InputError(f"{path}: no such file.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file as load_safetensors
-
             return load_safetensors(path)
         with torch.serialization.safe_globals(_numpy_scalar_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise InputError(
             f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {reason}). "

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from datasets.images import Preprocessing
+from datasets.images import Preprocessing, fit_sketch
 from utils.errors import InputError
 
 HALF = (0.5, 0.5, 0.5)
@@ -166,6 +166,16 @@ def test_inverted_sketch_with_grey_tones_equals_its_positive(tmp_path):
     }
     one, other = (READ(saved(tmp_path, name, image), "sketch") for name, image in files.items())
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("box", [(3, 3, 76, 46), (0, 0, 79, 49)], ids=["filled", "framed"])
+def test_much_ink_on_white_is_not_taken_for_an_inverted_sketch(tmp_path, box):
+    image = Image.new("RGB", (80, 50), "white")
+    fill = "black" if box[0] else None  # a solid figure, or a frame along the border
+    ImageDraw.Draw(image).rectangle(box, outline="black", width=4, fill=fill)
+    levels = READ.levels(saved(tmp_path, "heavy.png", image), "sketch")
+    expected = fit_sketch(np.array(image), 64)
+    assert torch.equal(levels, expected)
 
 
 def test_coloured_ink_that_is_dark_enough_keeps_its_colour(tmp_path):

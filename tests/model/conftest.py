@@ -1,8 +1,12 @@
 """What tests of model/ share: small models, random images, files as people have them."""
 
+import functools
+
 import numpy as np
 import pytest
+import timm
 import torch
+from torch import nn
 
 from model import build_model
 from model.published import to_published
@@ -23,6 +27,22 @@ def build_small():
             for parameter in method.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         return method.eval()
+
+    return build
+
+
+@pytest.fixture
+def timm_vit():
+    """A function that builds timm's own small ViT, random in every tensor, with our norms' eps."""
+
+    def build(**settings) -> nn.Module:
+        torch.manual_seed(1)
+        norm = functools.partial(nn.LayerNorm, eps=1e-5)
+        vit = timm.create_model("test_vit", norm_layer=norm, **settings)
+        with torch.no_grad():
+            for parameter in vit.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        return vit.eval()
 
     return build
 

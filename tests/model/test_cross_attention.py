@@ -1,3 +1,5 @@
+"""Cross-attention and its norm against the rule written out."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""The class-wise contrastive loss against a slow loop, and its degenerate cases."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Where pretrained weights are looked for, and what is said where there are none."""
+
 import logging
 import socket
 import time

@@ -1,3 +1,5 @@
+"""Down-sampling, similarities and score against the rule written out."""
+
 import math
 
 import pytest

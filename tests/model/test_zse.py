@@ -1,3 +1,5 @@
+"""ZSE-SBIR as a whole: losses, features, similarities, settings."""
+
 import pytest
 import torch
 
