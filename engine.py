@@ -53,12 +53,12 @@ def train_one_epoch(
     """
     method = model.module if hasattr(model, "module") else model
     model.train()
-    result = EpochResult(steps=first_step, finished=False)
+    result = EpochResult(steps=first_step, finished=first_step == steps)
     of_epoch, of_report = _Means(), _Means()
     images, since = 0, time.monotonic()
     shown = progress(batches, steps - first_step, f"epoch {epoch + 1} of {epochs}")
     for batch in shown if is_main() else batches:
-        _note_unreadable(batch.pop("unreadable"), skip_bad, result.unreadable)
+        _note_unreadable(batch, skip_bad, result.unreadable)
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         images += world_size() * sum(len(t) for t in batch.values() if t.dim() == 4)
         losses = model(batch, (epoch + result.steps / steps) / epochs)
@@ -76,7 +76,7 @@ def train_one_epoch(
             images, since = 0, time.monotonic()
         if any_process(stop(), device):
             break
-    result.losses = of_epoch.take()
+    result.losses = _finite(of_epoch.take(), epoch, result.steps)
     return result
 
 
@@ -99,13 +99,17 @@ class _Means:
         return means
 
 
-def _note_unreadable(sentences: list[str], skip_bad: bool, known: set[str]) -> None:
+def _note_unreadable(batch: dict, skip_bad: bool, known: set[str]) -> None:
+    """Take the sentences about unreadable files out of a batch and tell them, each once."""
+    sentences = batch.pop("unreadable")
     if sentences and not skip_bad:
         raise InputError(f"{sentences[0]} Mend the file, or go on without such with --skip_bad.")
     for sentence in sentences:
         if sentence not in known:
             log.warning("skipped: %s", sentence)
     known.update(sentences)
+    if not batch:
+        raise InputError(f"no draw without an unreadable file was found; the last: {sentences[-1]}")
 
 
 def _finite(losses: dict[str, float], epoch: int, step: int) -> dict[str, float]:

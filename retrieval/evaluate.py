@@ -76,6 +76,8 @@ def evaluate(
     memory (for pairs, all its tokens) and one block of queries. shared: the processes of torchrun
     take every n-th query each, and all return the same.
     """
+    if mode not in MODES:
+        raise InputError(f"mode {mode!r}: choose from {MODES}.")
     pairs = mode == "rn"
     if pairs and method.pair_similarity is None:
         raise InputError(f"{method.name} has no pair scores (-r rn); use -r sa.")

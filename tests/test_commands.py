@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from sample_data import write_benchmark
 
 import test
 import train
-from datasets import DATASETS
+from datasets import DATASETS, load_benchmark
 from model import build_model, published
 from utils.checkpoints import load_file, save_atomically
 
@@ -38,14 +37,6 @@ def words(command: str) -> list[str]:
 def with_small_network(arguments: list[str], data: Path) -> list[str]:
     """The same training command with a small network, few draws, and drawn data."""
     return [*arguments, "--no-pretrained", *SMALL, "--data_path", str(data)]
-
-
-@pytest.fixture(autouse=True)
-def keep_signal_handlers():
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in former.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +90,22 @@ def _stand_in_for_downloads(arguments: list[str]) -> None:
         save_atomically(
             {**content, "model": method.state_dict(), "epoch": 1, "classes": ["pig"]}, path
         )
+
+
+def test_the_snippet_that_reduces_sketchy_keeps_25_files_a_class_and_their_lines(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_benchmark(tmp_path / "datasets", sketches=3, photos=30, size=8)
+    snippet = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL).group(1)
+    exec(compile(snippet, "README.md", "exec"), {})
+    reduced = load_benchmark(
+        "sketchy_extend", "test_class_sketchy25", Path("datasets/sketchy_mini")
+    )
+    folders = Path("datasets/sketchy_mini/Sketchy/256x256/photo").glob("*/*")
+    assert all(len(list(folder.iterdir())) <= 25 for folder in folders)
+    assert len(reduced.queries) == 9  # all 3 sketches of 3 classes
+    assert 0 < len(reduced.gallery) < 90
 
 
 def test_the_tree_in_the_readme_is_the_tree():

@@ -22,14 +22,6 @@ SMALL = "--vit test_vit --no-pretrained --batch 2 --datasetLen 8 --epoch 2 -c cp
 SMALL = [*SMALL.split(), "--learning_rate", "1e-3", "--testall", "-r", "sa"]
 
 
-@pytest.fixture(autouse=True)
-def keep_signal_handlers():
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in former.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
@@ -234,6 +226,14 @@ def test_skip_bad_goes_on_without_unreadable_images_and_counts_them(tmp_path, ca
     with caplog.at_level("WARNING"):
         assert run(tmp_path, tmp_path / "run", *options) == 0
     assert "unreadable files were skipped" in caplog.text
+
+
+def test_skip_bad_gives_up_with_a_sentence_where_nothing_is_readable(tmp_path):
+    write_benchmark(tmp_path)
+    for file in (tmp_path / "Sketchy").glob("256x256/*/*/*/*"):
+        file.write_bytes(b"not an image")
+    with pytest.raises(InputError, match="no draw without an unreadable file"):
+        run(tmp_path, tmp_path / "run", "--validate", "none", "--skip_bad")
 
 
 def test_validation_is_the_same_whatever_the_number_of_blocks(data, tmp_path):

@@ -51,6 +51,7 @@ def test_draws_differ_between_seeds_epochs_numbers_and_attempts(tmp_path):
         first_hundred(),
         first_hundred(seed=1),
         first_hundred(epoch=1),
+        first_hundred(first=1),
         first_hundred(first=100),
         first_hundred(attempt=1),
     ]

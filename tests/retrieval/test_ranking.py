@@ -64,6 +64,12 @@ def test_scores_that_are_not_numbers_come_last():
     assert ranking[4:] == sorted([0, 5], key=lambda i: crc32(PATHS[i]))
 
 
+def test_an_infinite_score_comes_before_the_largest_finite_one():
+    largest = torch.finfo(torch.float32).max
+    similarity = torch.tensor([[math.inf, largest], [largest, math.inf]])
+    assert rank_photos(similarity, tie_order(PATHS[:2])).tolist() == [[0, 1], [1, 0]]
+
+
 def test_scores_are_left_as_they_are():
     similarity = torch.tensor([[math.nan, 1.0]])
     rank_photos(similarity, tie_order(PATHS[:2]))
