@@ -93,14 +93,15 @@ def dark_on_white(image: Image.Image) -> tuple[np.ndarray, bool]:
         alpha = 255 - np.array(image.convert("RGBA"))[..., 3]
         if np.ptp(alpha) >= FAINTEST:
             pixels = np.repeat(alpha[..., None], 3, axis=2)
-    if not _inked(pixels).any():  # faint or light-coloured: stretch the darkest channel
-        darkest = pixels.min(axis=2).astype(np.float32)
+    if _inked(pixels).any():
+        return pixels, False
+    for side in (pixels, 255 - pixels):  # faint or light-coloured: stretch the darkest channel
+        darkest = side.min(axis=2).astype(np.float32)
         low, ground = darkest.min(), np.median(darkest)
-        if ground - low < FAINTEST:
-            return np.full_like(pixels, 255), True
-        stretched = ((darkest - low) / (ground - low)).clip(0, 1) * 255
-        pixels = np.repeat(stretched.round().astype(np.uint8)[..., None], 3, axis=2)
-    return pixels, False
+        if ground - low >= FAINTEST:
+            stretched = ((darkest - low) / (ground - low)).clip(0, 1) * 255
+            return np.repeat(stretched.round().astype(np.uint8)[..., None], 3, axis=2), False
+    return np.full_like(pixels, 255), True
 
 
 def fit_sketch(pixels: np.ndarray, size: int) -> Tensor:

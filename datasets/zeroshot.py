@@ -163,7 +163,7 @@ class _Source:
         if self.missing and not self.skip_bad:
             more = len(self.missing) - NAMED_FAULTS
             raise InputError(
-                f"{len(self.missing)} listed files are missing below {self.root}: "
+                f"{len(self.missing)} listed files missing below {self.root}: "
                 + "; ".join(self.missing[:NAMED_FAULTS])
                 + (f"; and {more} more" if more > 0 else "")
                 + ". Complete the data, or go on without them with --skip_bad."
@@ -202,9 +202,9 @@ class _Source:
         names = {}
         for side, file in (("seen", "cname_cid.txt"), ("unseen", "cname_cid_zero.txt")):
             published = SPLIT_FILES / f"{self.split}.{side}.txt"
-            names[side] = published.read_text(encoding="utf-8").splitlines()
+            names[side] = _lines(published)
             if (self.lists / file).is_file():
-                lines = (self.lists / file).read_text(encoding="utf-8").splitlines()
+                lines = _lines(self.lists / file)
                 names[side] = [line.rsplit(None, 1)[0] for line in lines if line.strip()]
         return names
 
@@ -220,7 +220,7 @@ class _Source:
             )
         rows = []
         names = self._names[side]
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(_lines(file), start=1):
             if not line.strip():
                 continue
             origin = f"{file.name}, line {number}"
@@ -248,7 +248,8 @@ class _Source:
             for parent in self.layout.images[modality]:
                 folder = self.disk.locate(f"{parent}/{name}")
                 for file in sorted(self.disk.names(folder)) if folder else ():
-                    if PurePosixPath(file).suffix.lower() in IMAGE_SUFFIXES:
+                    suffix = PurePosixPath(file).suffix.lower()
+                    if suffix in IMAGE_SUFFIXES and not file.startswith("."):
                         path = f"{folder}/{file}"
                         rows.append((path, name, label, modality, folder, path))
             if len(rows) == before:
@@ -273,6 +274,14 @@ class _Source:
             origin=np.array(origin, dtype=object),
             location=np.array(location, dtype=object),
         )
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of a text file, with or without the byte order mark that Windows writes."""
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: is not UTF-8 text ({error}). Save it as such.") from error
 
 
 class _Disk:

@@ -186,10 +186,10 @@ def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: li
     if np.isnan(values["map_all"]).all():
         raise InputError("no sketch has a photo of its class in the gallery.")
     by_class = {}
-    for name in queries.classes():
-        of_class = queries.class_name == name
-        if not np.isnan(values["map_all"][of_class]).all():
-            by_class[name] = {"queries": int(of_class.sum()), **_means(values, of_class)}
+    for name in dict.fromkeys(queries.classes()):
+        counted = (queries.class_name == name) & ~np.isnan(values["map_all"])
+        if counted.any():
+            by_class[name] = {"queries": int(counted.sum()), **_means(values, counted)}
     return Evaluation(
         metrics=_means(values, np.ones(len(queries), dtype=bool)),
         by_class=by_class,

@@ -83,7 +83,7 @@ def fingerprint(method, *lists) -> str:
     digest = hashlib.sha256(json.dumps([method.settings, method.inputs]).encode())
     for name, tensor in sorted(method.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     for images in lists:
-        digest.update("\n".join(images.path).encode())
+        digest.update("\n".join([*images.path, ""]).encode(errors="surrogateescape") + b"\0")
     return digest.hexdigest()[:16]

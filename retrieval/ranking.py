@@ -12,7 +12,8 @@ def tie_order(paths: np.ndarray) -> np.ndarray:
 
     It knows nothing of classes; lists, in contrast, are grouped by class.
     """
-    keys = [(zlib.crc32(str(path).encode()), str(path)) for path in paths]
+    names = [str(path).encode(errors="surrogateescape") for path in paths]
+    keys = [(zlib.crc32(name), name) for name in names]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 

@@ -145,7 +145,7 @@ def test_missing_files_are_named_with_list_and_line(tmp_path):
     with pytest.raises(InputError) as error:
         load(tmp_path)
     message = str(error.value)
-    assert "2 listed files are missing" in message and "--skip_bad" in message
+    assert "2 listed files missing" in message and "--skip_bad" in message
     assert "cup/photo 2.jpg (all_photo_filelist_zero.txt, line 3)" in message
     sketch = "swan/sketch_0-1.png (sketch_tx_000000000000_ready_filelist_zero.txt, line 5)"
     assert sketch in message
