@@ -8,8 +8,8 @@ from model import load_model
 from options import named_settings, plain_options, resolved, test_options
 from utils.errors import InputError, run_script
 from utils.logs import environment, log, start_logging, write_json
+from utils.run_folder import BEST
 
-BEST = "best_checkpoint.pth"
 PUBLISHED = ("map_all", "map_200", "precision_100", "precision_200")
 
 

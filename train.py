@@ -15,12 +15,11 @@ from options import (
     train_options,
 )
 from utils.errors import InputError, run_script
-from utils.logs import append_json_line, duration, environment, log, start_logging, write_json
+from utils.logs import duration, environment, log, start_logging
+from utils.run_folder import BEST, LAST, RUN, RunFolder
 from utils.signals import StopSignals
 
 METHOD = "zse_sbir"
-LAST, BEST = "last_checkpoint.pth", "best_checkpoint.pth"
-RUN, METRICS, LOG = "run.json", "metrics.jsonl", "train.log"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,12 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     from utils.distributed import choose_device, init_processes, is_main, leave_processes, rank
     from utils.seeds import seed_everything
 
-    folder = Path(args.save)
-    _check_folder(folder, args.resume)
+    folder = RunFolder(Path(args.save), writes=is_main())
+    folder.open(args.resume)
+    start_logging(folder.log, quiet=not is_main())
     init_processes(args.choose_cuda)
-    if is_main():
-        _make_folder(folder)
-    start_logging(folder / LOG if is_main() else None, quiet=not is_main())
     seed_everything(args.seed, rank())
     try:
         return Training(args, folder, choose_device(args.choose_cuda)).run()
@@ -50,7 +47,7 @@ class Training:
     checkpoint so far.
     """
 
-    def __init__(self, args: Namespace, folder: Path, device):
+    def __init__(self, args: Namespace, folder: RunFolder, device):
         from datasets.images import Preprocessing
 
         self.args, self.folder, self.device = args, folder, device
@@ -69,7 +66,7 @@ class Training:
     def run(self) -> int:
         """Train the epochs that are left; the exit status (128 + its number after a signal)."""
         if self.epoch >= self.args.epoch:
-            log.info("%s: has finished its %d epochs already.", self.folder, self.epoch)
+            log.info("%s: has finished its %d epochs already.", self.folder.path, self.epoch)
             return 0
         self._describe()
         started = time.monotonic()
@@ -112,7 +109,7 @@ class Training:
         """The method, a word on where its weights come from, and the checkpoint if from one."""
         args = self.args
         training = {"contrastive_weight": args.contrastive_weight, "dropout": args.dropout}
-        source = self.folder / LAST if args.resume else args.load and Path(args.load)
+        source = self.folder.path / LAST if args.resume else args.load and Path(args.load)
         if source:
             method, checkpoint = load_model(source, named_settings(args), training)
             return method, str(source), checkpoint
@@ -140,7 +137,9 @@ class Training:
         changed = [name for name in RESULT_OPTIONS if then[name] != now[name]]
         if changed:
             listed = ", ".join(f"--{name} {then[name]} (now {now[name]})" for name in changed)
-            raise InputError(f"{self.folder}: was trained with {listed}. Resume with the same.")
+            raise InputError(
+                f"{self.folder.path}: was trained with {listed}. Resume with the same."
+            )
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         restore_random_state(checkpoint["rng"])
         self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
@@ -197,7 +196,7 @@ class Training:
     def _report(self, step: int, images_per_second: float, losses: dict[str, float]) -> None:
         line = {"kind": "steps", "epoch": self.epoch + 1, "step": step, **losses}
         line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        self._write_metrics({**line, "images_per_second": round(images_per_second, 1)})
+        self.folder.add_metrics({**line, "images_per_second": round(images_per_second, 1)})
 
     def _close_epoch(self) -> bool:
         """Validate and save. False where a signal broke in: then the epoch stays open."""
@@ -217,7 +216,7 @@ class Training:
         self._save(LAST, metrics)
         line = {"kind": "epoch", "epoch": self.epoch, "losses": self.losses, "validation": metrics}
         seconds = round(time.monotonic() - started, 1)
-        self._write_metrics({**line, "best": better, "validation_seconds": seconds})
+        self.folder.add_metrics({**line, "best": better, "validation_seconds": seconds})
         scored = f"validation map_all:{metrics['map_all']:.4f}" if metrics else "not validated"
         losses = " ".join(f"{name}:{value:.4f}" for name, value in self.losses.items())
         mark = " (best so far)" if better and metrics else ""
@@ -258,11 +257,9 @@ class Training:
 
     def _save(self, name: str, metrics: dict | None = None) -> None:
         """A checkpoint; the best one leaves out what only resuming needs."""
-        from utils.checkpoints import save_atomically
-        from utils.distributed import is_main
         from utils.seeds import random_state
 
-        if not is_main():
+        if not self.folder.writes:
             return
         resumable = name == LAST
         checkpoint = {
@@ -282,17 +279,11 @@ class Training:
             "map_all": metrics["map_all"] if metrics else None,
             "precision_100": metrics["precision_100"] if metrics else None,
         }
-        save_atomically(checkpoint, self.folder / name)
-
-    def _write_metrics(self, line: dict) -> None:
-        from utils.distributed import is_main
-
-        if is_main():
-            append_json_line(self.folder / METRICS, line)
+        self.folder.save(name, checkpoint)
 
     def _describe(self) -> None:
         """Say, and write down beside the results, what is about to be trained."""
-        from utils.distributed import is_main, world_size
+        from utils.distributed import world_size
 
         args, benchmark, method = self.args, self.benchmark, self.method
         seen = benchmark.train.classes()
@@ -310,11 +301,9 @@ class Training:
         log.info("trains on %d seen classes: %s", len(seen), counts)
         log.info("starts from: %s", self.starts_from)
         log.info("validates: %s", *validation.values())
-        log.info("saves to: %s; runs on: %s x %d", self.folder, self.device, world_size())
+        log.info("saves to: %s; runs on: %s x %d", self.folder.path, self.device, world_size())
         if args.resume:
             log.info("resumes in epoch %d after step %d", self.epoch + 1, self.step)
-        if not is_main():
-            return
         name = f"resumed_in_epoch_{self.epoch + 1}_step_{self.step}.json" if args.resume else RUN
         content = {
             "options": plain_options(args),
@@ -328,7 +317,7 @@ class Training:
             "processes": world_size(),
             "environment": environment(str(self.device)),
         }
-        write_json(self.folder / name, content)
+        self.folder.describe(name, content)
 
     def _say_where(self, seconds: float) -> None:
         if self.unreadable:
@@ -339,32 +328,10 @@ class Training:
         log.info(
             "Finished in %s. Best checkpoint: %s (epoch %d%s)",
             duration(seconds),
-            self.folder / BEST,
+            self.folder.path / BEST,
             self.best["epoch"],
             scored,
         )
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Refuse to write over a run, and to resume what is not there."""
-    if resume:
-        if not (folder / LAST).is_file():
-            raise InputError(
-                f"{folder}: holds no {LAST} to resume. Leave --resume out to start a run, or name "
-                "its folder with --save."
-            )
-    elif any((folder / name).exists() for name in (LAST, BEST, METRICS)):
-        raise InputError(
-            f"{folder}: already holds a run or a checkpoint. Go on with it with --resume, or "
-            "choose another folder with --save."
-        )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--save {folder}: cannot be made ({error.strerror}).") from error
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import train
 from datasets import DATASETS, load_benchmark
 from model import build_model, published
 from utils.checkpoints import load_file, save_atomically
+from utils.run_folder import BEST, LAST
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMAND = re.compile(
@@ -65,8 +66,8 @@ def test_every_command_of_the_readme_runs(place, monkeypatch):
             small = with_small_network(arguments, place / "datasets")
             assert train.main(small) == 0, command
             save = train.train_options(small).save
-            assert (Path(save) / train.BEST).is_file(), command
-            assert not resumes or load_file(Path(save) / train.LAST)["epoch"] == 1
+            assert (Path(save) / BEST).is_file(), command
+            assert not resumes or load_file(Path(save) / LAST)["epoch"] == 1
         elif "test.py" in command:
             more = ["--data_path", "datasets", "-c", "cpu", "--num_workers", "0"]
             _stand_in_for_downloads(arguments)

@@ -16,6 +16,7 @@ from sample_data import write_benchmark
 import train
 from utils.checkpoints import load_file
 from utils.errors import InputError
+from utils.run_folder import BEST, LAST, LOG, METRICS, RUN
 
 ROOT = Path(__file__).parent.parent
 SMALL = "--vit test_vit --no-pretrained --batch 2 --datasetLen 8 --epoch 2 -c cpu --num_workers 0"
@@ -46,29 +47,29 @@ def start(data: Path, save: Path, *more: str) -> subprocess.Popen:
     )
 
 
-def weights(save: Path, name: str = train.LAST) -> dict:
+def weights(save: Path, name: str = LAST) -> dict:
     return load_file(save / name)["model"]
 
 
 def lines(save: Path, kind: str) -> list[dict]:
-    rows = [json.loads(line) for line in (save / train.METRICS).read_text().splitlines()]
+    rows = [json.loads(line) for line in (save / METRICS).read_text().splitlines()]
     return [row for row in rows if row["kind"] == kind]
 
 
 def test_a_run_leaves_checkpoints_options_metrics_and_log(data, tmp_path):
     save = tmp_path / "run"
     assert run(data, save, "--contrastive_weight", "1") == 0
-    last, best = load_file(save / train.LAST), load_file(save / train.BEST)
+    last, best = load_file(save / LAST), load_file(save / BEST)
     assert (last["epoch"], last["step"]) == (2, 0)
     assert best["optimizer"] is None and last["optimizer"] is not None
     assert best["map_all"] == max(row["validation"]["map_all"] for row in lines(save, "epoch"))
-    described = json.loads((save / train.RUN).read_text())
+    described = json.loads((save / RUN).read_text())
     assert described["options"]["batch"] == 2
     assert torch.__version__.startswith(described["environment"]["torch"].split("+")[0])
     assert described["validation"]["kind"] == "seen"
     assert set(described["validation"]["classes"]).isdisjoint(described["seen_classes"])
     assert {"triplet", "relation", "contrastive"} <= lines(save, "epoch")[0]["losses"].keys()
-    assert "Best checkpoint" in (save / train.LOG).read_text().splitlines()[-1]
+    assert "Best checkpoint" in (save / LOG).read_text().splitlines()[-1]
 
 
 def test_published_losses_alone_by_default(data, tmp_path):
@@ -100,31 +101,31 @@ def test_opens_images_of_unseen_classes_only_if_told_to(data, tmp_path, validate
 
 def test_paper_habit_and_its_warning_stand_in_the_json(data, tmp_path):
     run(data, tmp_path / "run", "--validate", "test", "--epoch", "1")
-    validation = json.loads((tmp_path / "run" / train.RUN).read_text())["validation"]
+    validation = json.loads((tmp_path / "run" / RUN).read_text())["validation"]
     assert validation["kind"] == "test"
     assert "unseen" in validation["note"]
 
 
 def test_without_validation_all_classes_are_trained_and_the_last_epoch_is_best(data, tmp_path):
     run(data, tmp_path / "run", "--validate", "none")
-    best = load_file(tmp_path / "run" / train.BEST)
+    best = load_file(tmp_path / "run" / BEST)
     assert best["epoch"] == 2 and best["map_all"] is None
-    assert len(json.loads((tmp_path / "run" / train.RUN).read_text())["seen_classes"]) == 6
+    assert len(json.loads((tmp_path / "run" / RUN).read_text())["seen_classes"]) == 6
 
 
 def test_a_folder_with_a_run_is_refused_with_two_ways_out(data, tmp_path):
     run(data, tmp_path, "--epoch", "1")
-    before = (tmp_path / train.LAST).read_bytes()
+    before = (tmp_path / LAST).read_bytes()
     with pytest.raises(InputError, match=r"--resume.*--save"):
         run(data, tmp_path)
-    assert (tmp_path / train.LAST).read_bytes() == before
+    assert (tmp_path / LAST).read_bytes() == before
 
 
 def test_a_downloaded_checkpoint_in_the_save_folder_is_never_overwritten(data, tmp_path):
-    (tmp_path / train.BEST).write_bytes(b"a download")
+    (tmp_path / BEST).write_bytes(b"a download")
     with pytest.raises(InputError, match="already holds"):
         run(data, tmp_path)
-    assert (tmp_path / train.BEST).read_bytes() == b"a download"
+    assert (tmp_path / BEST).read_bytes() == b"a download"
 
 
 def test_resuming_nothing_is_refused(data, tmp_path):
@@ -134,11 +135,11 @@ def test_resuming_nothing_is_refused(data, tmp_path):
 
 def test_a_finished_run_resumed_says_so_and_changes_nothing(data, tmp_path, caplog):
     run(data, tmp_path / "run", "--epoch", "1")
-    before = (tmp_path / "run" / train.LAST).read_bytes()
+    before = (tmp_path / "run" / LAST).read_bytes()
     with caplog.at_level("INFO"):
         assert run(data, tmp_path / "run", "--epoch", "1", "--resume") == 0
     assert "has finished its 1 epochs already" in caplog.text
-    assert (tmp_path / "run" / train.LAST).read_bytes() == before
+    assert (tmp_path / "run" / LAST).read_bytes() == before
 
 
 def test_resuming_with_other_data_or_losses_is_refused_by_name(data, tmp_path):
@@ -182,7 +183,7 @@ def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 128 + number, said
     assert "--resume" in said and "Traceback" not in said
-    stopped = load_file(save / train.LAST)
+    stopped = load_file(save / LAST)
     assert stopped["epoch"] == 0 and 0 < stopped["step"] < 20
     again = start(data, save, *LONG, "--resume").communicate(timeout=120)[0]
     assert "Best checkpoint" in again
@@ -192,7 +193,7 @@ def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
 
 def test_load_starts_from_the_weights_of_a_checkpoint(data, tmp_path):
     run(data, tmp_path / "first", "--epoch", "1")
-    first = tmp_path / "first" / train.BEST
+    first = tmp_path / "first" / BEST
     run(data, tmp_path / "second", "--epoch", "1", "-l", str(first), "--learning_rate", "0")
     before, after = load_file(first)["model"], weights(tmp_path / "second")
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -200,7 +201,7 @@ def test_load_starts_from_the_weights_of_a_checkpoint(data, tmp_path):
 
 def test_load_may_change_the_losses_but_not_the_architecture(data, tmp_path):
     run(data, tmp_path / "first", "--epoch", "1")
-    first = str(tmp_path / "first" / train.BEST)
+    first = str(tmp_path / "first" / BEST)
     run(data, tmp_path / "second", "--epoch", "1", "-l", first, "--contrastive_weight", "2")
     assert "contrastive" in lines(tmp_path / "second", "epoch")[0]["losses"]
     with pytest.raises(InputError, match="downsampling = published"):
@@ -266,5 +267,5 @@ def test_two_processes_train_as_one_with_twice_the_batch(data, tmp_path):
 
 
 def _log(save: Path) -> str:
-    file = save / train.LOG
+    file = save / LOG
     return file.read_text() if file.is_file() else ""
