@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     start_logging(quiet=not is_main())
     device = choose_device(args.choose_cuda)
-    init_processes(args.choose_cuda)
+    init_processes(device)
     try:
         return _score(args, device, rankings)
     finally:

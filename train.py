@@ -32,10 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     folder = RunFolder(Path(args.save), writes=is_main())
     folder.open(args.resume)
     start_logging(folder.log, quiet=not is_main())
-    init_processes(args.choose_cuda)
+    device = choose_device(args.choose_cuda)
+    init_processes(device)
     seed_everything(args.seed, rank())
     try:
-        return Training(args, folder, choose_device(args.choose_cuda)).run()
+        return Training(args, folder, device).run()
     finally:
         leave_processes()
 

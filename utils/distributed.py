@@ -25,17 +25,13 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def init_processes(device: str) -> None:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing to do for a single one.
-
-    device: as for choose_device.
-    """
+def init_processes(device: torch.device) -> None:
+    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing to do for a single one."""
     if world_size() == 1:
         return
-    chosen = choose_device(device)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
 
 

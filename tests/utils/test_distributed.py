@@ -30,7 +30,7 @@ CONVERSATION = """
 import json, torch
 from utils.distributed import *
 
-init_processes("cpu")
+init_processes(torch.device("cpu"))
 cpu, mine = torch.device("cpu"), torch.tensor([float(rank()), 10.0])
 said = {
     "rank": rank(),
@@ -96,7 +96,7 @@ def test_under_torchrun_every_process_takes_its_own_gpu(monkeypatch):
 
 
 def test_one_process_is_a_world_of_one():
-    init_processes("cpu")
+    init_processes(torch.device("cpu"))
     assert (world_size(), rank(), is_main()) == (1, 0, True)
     assert any_process(True, CPU) and not any_process(False, CPU)
     assert mean_over_processes(torch.tensor(3.0)) == 3
