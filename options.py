@@ -127,6 +127,17 @@ def named_settings(args: argparse.Namespace) -> dict:
     return {ARCHITECTURE[name]: getattr(args, name) for name in ARCHITECTURE if name in args.given}
 
 
+def evaluation_settings(args: argparse.Namespace) -> dict:
+    """The options that retrieval.evaluate.evaluate() takes, under its names."""
+    return {
+        "mode": args.retrieval,
+        "query_block": args.test_sk,
+        "gallery_block": args.test_im,
+        "workers": args.num_workers,
+        "skip_bad": args.skip_bad,
+    }
+
+
 def resolved(args: argparse.Namespace, settings: dict, classes: int | None = None) -> str:
     """The values of the options whose defaults follow from something else, as a line to print."""
     values = {"test_class": args.test_class, "save": args.save, "cls_number": classes}

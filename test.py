@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import load_benchmark
 from model import load_model
-from options import named_settings, plain_options, resolved, test_options
+from options import evaluation_settings, named_settings, plain_options, resolved, test_options
 from utils.errors import InputError, run_script
 from utils.logs import environment, log, start_logging, write_json
 from utils.run_folder import BEST
@@ -93,8 +93,7 @@ def _load_data(args: Namespace):
         every["sketch"],
         every["photo"],
     )
-    queries = benchmark.queries.every(every["sketch"])
-    return benchmark, queries, benchmark.gallery.every(every["photo"])
+    return benchmark, *benchmark.published_part(benchmark.queries, benchmark.gallery)
 
 
 def _check_unseen(path: Path, checkpoint: dict, queries, allow_seen: bool) -> None:
@@ -130,13 +129,9 @@ def _evaluate(method, queries, gallery, args, device):
         queries,
         gallery,
         Preprocessing(**method.inputs),
-        mode=args.retrieval,
         device=device,
-        query_block=args.test_sk,
-        gallery_block=args.test_im,
-        workers=args.num_workers,
-        skip_bad=args.skip_bad,
         shared=True,
+        **evaluation_settings(args),
     )
 
 

@@ -8,6 +8,7 @@ from datasets import load_benchmark
 from model import FORMAT, build_model, load_model
 from options import (
     RESULT_OPTIONS,
+    evaluation_settings,
     named_settings,
     plain_options,
     resolved,
@@ -237,19 +238,14 @@ class Training:
         if args.validate == "seen":
             queries, gallery = benchmark.validation.of("sketch"), benchmark.validation.of("photo")
         if not args.testall:
-            queries = queries.every(benchmark.every["sketch"])
-            gallery = gallery.every(benchmark.every["photo"])
+            queries, gallery = benchmark.published_part(queries, gallery)
         evaluation = evaluate(
             self.method,
             queries,
             gallery,
             self.preprocessing,
-            mode=args.retrieval,
             device=self.device,
-            query_block=args.test_sk,
-            gallery_block=args.test_im,
-            workers=args.num_workers,
-            skip_bad=args.skip_bad,
+            **evaluation_settings(args),
         )
         self.unreadable |= set(evaluation.skipped)
         return evaluation.metrics

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.benchmark import PHOTO, SKETCH, ImageList
@@ -54,7 +53,7 @@ class Triplets(Dataset):
         for attempt in range(ATTEMPTS if self.skip_bad else 1):
             indices = self.draw(*key, attempt)
             try:
-                pictures = [self._read(index) for index in indices]
+                pictures = [self.images.read(index, self.preprocessing) for index in indices]
             except InputError as error:
                 unreadable.append(str(error))
                 continue
@@ -80,12 +79,6 @@ class Triplets(Dataset):
         names = ("sketches", "photos", "sketch_targets", "photo_targets")
         stacked = {n: torch.stack([item[n] for item in items], dim=1).flatten(0, 1) for n in names}
         return {**stacked, "unreadable": unreadable}
-
-    def _read(self, index: int) -> Tensor:
-        try:
-            return self.preprocessing(self.images.file(index), self.images.modality[index])
-        except InputError as error:
-            raise InputError(f"{error} (named in {self.images.origin[index]})") from error
 
     def _by_class(self, modality: str) -> list[np.ndarray]:
         members = [

@@ -1,9 +1,13 @@
 """Benchmark and ImageList: which images there are, as plain columns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
+
+from utils.errors import InputError
 
 SKETCH, PHOTO = "sketch", "photo"
 
@@ -32,6 +36,13 @@ class ImageList:
     def file(self, index: int) -> Path:
         """Where image number `index` lies on disk."""
         return self.root / (self.location[index] or self.path[index])
+
+    def read(self, index: int, preprocessing: Callable[[Path, str], Tensor]) -> Tensor:
+        """Image number `index`, prepared. An InputError of preprocessing gains list and line."""
+        try:
+            return preprocessing(self.file(index), self.modality[index])
+        except InputError as error:
+            raise InputError(f"{error} (named in {self.origin[index]})") from error
 
     def select(self, which: np.ndarray) -> "ImageList":
         """The images that a boolean mask or an array of indices picks, in that order."""
@@ -71,6 +82,10 @@ class Benchmark:
     every: dict[str, int]
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    def published_part(self, queries: ImageList, gallery: ImageList) -> tuple[ImageList, ImageList]:
+        """What of sketches and photos the published test scores without --testall."""
+        return queries.every(self.every[SKETCH]), gallery.every(self.every[PHOTO])
 
 
 def plain_name(name: str) -> str:

@@ -158,9 +158,9 @@ class _Source:
     def images(self, side: str) -> ImageList:
         """All sketches and photos of the side's classes; side: "seen" or "unseen"."""
         rows = []
+        read = self._listed if self.lists.is_dir() else self._in_folders
         for modality in (SKETCH, PHOTO):
-            found = self._listed(side, modality) if self.lists.is_dir() else None
-            rows += found if found is not None else self._in_folders(side, modality)
+            rows += read(side, modality)
         if self.missing and not self.skip_bad:
             more = len(self.missing) - NAMED_FAULTS
             raise InputError(
@@ -209,7 +209,7 @@ class _Source:
                 names[side] = [line.rsplit(None, 1)[0] for line in lines if line.strip()]
         return names
 
-    def _listed(self, side: str, modality: str) -> list[tuple] | None:
+    def _listed(self, side: str, modality: str) -> list[tuple]:
         """Rows of a published list."""
         file = self.lists / self.layout.lists[modality].format(
             {"seen": "train", "unseen": "zero"}[side]

@@ -18,7 +18,7 @@ Features = dict[str, Tensor]
 class Images(Dataset):
     """A list's images for a loader, each as (tensor or None, the sentence of what went wrong).
 
-    images: an image list of one modality (path, modality, origin and file() are read).
+    images: an image list of one modality; its read(index, preprocessing) is called.
     preprocessing: (file, modality) -> (3, S, S); raises InputError for an unreadable file.
     """
 
@@ -30,11 +30,10 @@ class Images(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
-        images = self.images
         try:
-            return self.preprocessing(images.file(index), images.modality[index]), None
+            return self.images.read(index, self.preprocessing), None
         except InputError as error:
-            return None, f"{error} (named in {images.origin[index]})"
+            return None, str(error)
 
 
 def encode_blocks(
