@@ -1,17 +1,22 @@
 """Tiny drawn benchmarks in the published layout, and the real pictures some tests compare with."""
 
-import math
+import json
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from zlib import crc32
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from datasets import SPLITS
+from datasets.drawn import CATEGORIES
+from datasets.synthetic import DESCRIPTION, STANDARD, draw_photo_of, draw_sketch_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 LISTS = {"test_class_sketchy25": "zeroshot1", "test_class_sketchy21": "zeroshot0"}  # else zeroshot
+CHECKSUM_START = 4  # with it the first classes of every split become different categories
 LAYOUT = {  # folder; photo list, sketch list; folders of photos, folder of sketches
     "sketchy_extend": (
         "Sketchy",
@@ -30,6 +35,12 @@ LAYOUT = {  # folder; photo list, sketch list; folders of photos, folder of sket
         ("all_photo_{}.txt", "sketch_{}.txt"),
         ("images",),
         "sketches",
+    ),
+    "synthetic": (
+        "Synthetic",
+        ("all_photo_filelist_{}.txt", "sketch_filelist_{}.txt"),
+        ("photo",),
+        "sketch",
     ),
 }
 
@@ -72,6 +83,8 @@ def write_benchmark(
             place.mkdir(parents=True, exist_ok=True)
             for file, lines in rows.items():
                 (place / file.format(suffix)).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if dataset == "synthetic":  # whose loader asks how it was drawn
+        (folder / DESCRIPTION).write_text(json.dumps(STANDARD), encoding="utf-8")
     return folder
 
 
@@ -82,22 +95,23 @@ def class_names(split, side):
 
 
 def draw_picture(file, class_name, number, size, outline):
-    """A blob whose form and colour are its class's: filled as a photo, its outline as a sketch."""
-    form = np.random.default_rng(list(class_name.encode()))
-    jitter = np.random.default_rng([number, outline])
-    radii, colour = form.uniform(0.3, 1, size=7), tuple(form.integers(0, 200, size=3).tolist())
-    scale, (x, y) = size * jitter.uniform(0.3, 0.4), size * jitter.uniform(0.42, 0.58, size=2)
-    turns = [2 * math.pi * i / len(radii) for i in range(len(radii))]
-    corners = [
-        (x + scale * r * math.cos(t), y + scale * r * math.sin(t))
-        for r, t in zip(radii, turns, strict=True)
-    ]
-    ground = "white" if outline else tuple(jitter.integers(150, 255, size=3).tolist())
-    image = Image.new("RGB", (size, size), ground)
-    stroke = {"outline": "black", "width": max(1, size // 32)} if outline else {"fill": colour}
-    ImageDraw.Draw(image).polygon(corners, **stroke)
+    """Instance `number` of a class, from the drawn objects: as a sketch (outline), or a photo."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file, quality=95)
+    file.write_bytes(_encoded(class_name, number, size, outline, file.suffix))
+
+
+@cache
+def _encoded(class_name, number, size, outline, suffix):
+    """The bytes of such a file; drawn once, since most tests ask for the same pictures."""
+    seed = crc32(class_name.encode(), CHECKSUM_START)
+    category = "".join(filter(str.isalpha, class_name.lower()))
+    if category not in CATEGORIES:
+        category = list(CATEGORIES)[seed % len(CATEGORIES)]
+    draw = draw_sketch_of if outline else draw_photo_of
+    picture, _ = draw(category, number, size, seed)
+    file = BytesIO()
+    picture.convert("RGB").save(file, format=Image.registered_extensions()[suffix], quality=95)
+    return file.getvalue()
 
 
 def shared_file(name):

@@ -4,6 +4,8 @@
 3  options.py | engine.py | retrieval/       never each other
 2  model/ | datasets/                        never each other
 1  utils/                                    nothing of ours
+
+A folder inside a room (datasets/drawn/) imports nothing of the room around it.
 """
 
 import ast
@@ -36,6 +38,9 @@ def test_every_file_has_its_place():
     """Nothing of ours escapes the check by lying elsewhere."""
     names = set(_our_sources())
     assert {"train", "test", "options", "engine", "model.zse", "utils.errors"} <= names
+    drawn = {f"datasets.drawn.{path.stem}" for path in (ROOT / "datasets/drawn").glob("*.py")}
+    assert len(drawn) > 1 and drawn - {"datasets.drawn.__init__"} <= names
+    assert "datasets.drawn" in names
     folders = {
         path.parent.name
         for path in ROOT.glob("*/*.py")
@@ -82,10 +87,19 @@ def test_tables_load_no_torch_when_run(name):
         ("model.tvt", "from model import zse", "model.zse"),
         ("model.tvt", "from .zse import ZSE", "model.zse"),
         ("datasets.folder", "import datasets.zeroshot", "datasets.zeroshot"),
+        ("datasets.synthetic", "from datasets.zeroshot import SKETCHY", "datasets.zeroshot"),
+        ("datasets.zeroshot", "from datasets import synthetic", "datasets.synthetic"),
+        ("datasets.drawn.photo", "from model import METHODS", "model"),
+        ("datasets.drawn", "from retrieval import pictures", "retrieval.pictures"),
+        ("datasets.drawn.photo", "from datasets.zeroshot import SKETCHY", "datasets.zeroshot"),
+        ("datasets.drawn.photo", "from .. import synthetic", "datasets.synthetic"),
+        ("datasets.drawn", "from ..layout import Layout", "datasets.layout"),
+        ("model.zse", "from datasets.drawn import shapes", "datasets.drawn.shapes"),
     ],
 )
 def test_a_planted_breach_is_caught(importer, line, imported):
-    methods, sources = {"model.zse", "model.tvt"}, {"datasets.zeroshot", "datasets.folder"}
+    methods = {"model.zse", "model.tvt"}
+    sources = {"datasets.zeroshot", "datasets.synthetic", "datasets.folder"}
     planted = {**_our_sources(), importer: line}
     found = breaches(planted, methods, sources)
     assert found == [f"{importer} imports {imported}"]
@@ -99,6 +113,9 @@ def test_a_planted_breach_is_caught(importer, line, imported):
         ("options", "from datasets import DATASETS\nfrom model import METHODS"),
         ("model.zse", "from model.tokenizer import Tokenizer\nimport torch, timm"),
         ("retrieval.metrics", "import numpy"),
+        ("datasets.synthetic", "from datasets.drawn.pose import Pose\nimport datasets.layout"),
+        ("datasets.drawn", "from . import shapes\nfrom datasets.drawn import living"),
+        ("datasets.drawn.living", "from .shapes import Part\nfrom utils.errors import InputError"),
         ("utils.logs", "from utils.errors import InputError\nfrom .errors import InputError"),
     ],
 )
@@ -130,8 +147,10 @@ def breaches(
             if imported not in sources:
                 continue
             same_room = _room(name) == _room(imported)
+            inner = _inner_folder(name, sources)
             if (
                 not (same_room or _level(imported) < _level(name))
+                or (same_room and inner and _inner_folder(imported, sources) != inner)
                 or name in ALONE
                 or any({name, imported} <= kind for kind in (methods, benchmarks))
             ):
@@ -164,7 +183,7 @@ def _imports(name: str, nodes, sources: Mapping[str, str]) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level:
-                parents = name.split(".") + ["__init__"] * (name in ROOMS)
+                parents = name.split(".") + ["__init__"] * _is_folder(name, sources)
                 module = ".".join([*parents[: -node.level], *filter(None, [module])])
             inner = [f"{module}.{alias.name}" for alias in node.names]
             found += [full if full in sources else module for full in inner]
@@ -184,12 +203,23 @@ def _at_once(tree: ast.AST):
 
 def _our_sources() -> dict[str, str]:
     """Text of each of our modules by dotted name; a room's __init__ has the room's name."""
-    paths = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).glob("*.py"))]
+    inside = [(ROOT / room).glob(files) for room in ROOMS for files in ("*.py", "*/*.py")]
+    paths = [*ROOT.glob("*.py"), *(path for files in inside for path in files)]
     return {_dotted(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
 
 
 def _dotted(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def _is_folder(name: str, sources: Mapping[str, str]) -> bool:
+    return name in ROOMS or any(other.startswith(f"{name}.") for other in sources)
+
+
+def _inner_folder(name: str, sources: Mapping[str, str]) -> str | None:
+    """The folder inside a room to which a module belongs, as datasets.drawn; None: the room."""
+    inner = ".".join(name.split(".")[:2])
+    return inner if "." in inner and _is_folder(inner, sources) else None
 
 
 def _room(name: str) -> str:
