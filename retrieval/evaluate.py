@@ -1,6 +1,7 @@
 """Method + queries + gallery -> metrics, overall and by class."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from retrieval.features import Features, encode_blocks
 from retrieval.metrics import (
     PUBLISHED_CUT,
     average_precision,
+    chance_average_precision,
+    chance_precision_at,
+    chance_published_precision,
     interpolated_average_precision,
     precision_at,
     published_precision_at,
@@ -33,18 +37,32 @@ PER_QUERY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 """Name of a metric -> its value for each query. The first four are the published definitions."""
 
+CHANCE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "precision_100": chance_published_precision,
+    "precision_200": chance_published_precision,
+    "average_precision": chance_average_precision,
+    **{
+        f"precision@{k}": lambda total, photos, k=k: chance_precision_at(total, photos, k)
+        for k in CUTS
+    },
+}
+"""Name of a metric -> what a random ranking is expected to reach, where that is known exactly."""
+
 
 @dataclass
 class Evaluation:
     """What an evaluation found.
 
     metrics: the means over queries that have a relevant photo. by_class: the same, for each class
-    of the queries. queries, gallery: the lists as scored (unreadable images left out). rankings,
-    similarities: (Q, min(200, G)), photo numbers in `gallery`, closest first, and their scores.
+    of the queries. chance: what a random ranking is expected to reach; without the interpolated
+    map_all and map_200. queries, gallery: the lists as scored (unreadable images left out).
+    rankings, similarities: (Q, min(200, G)), photo numbers in `gallery`, closest first, and their
+    scores.
     """
 
     metrics: dict[str, float]
     by_class: dict[str, dict[str, float]]
+    chance: dict[str, float]
     queries: object
     gallery: object
     rankings: np.ndarray
@@ -193,6 +211,7 @@ def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: li
     return Evaluation(
         metrics=_means(values, np.ones(len(queries), dtype=bool)),
         by_class=by_class,
+        chance=_chance(queries, gallery),
         queries=queries,
         gallery=gallery,
         rankings=np.concatenate([block.rankings for block in scored])[order],
@@ -200,6 +219,14 @@ def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: li
         seconds={name: round(value, 3) for name, value in seconds.items()},
         skipped=skipped,
     )
+
+
+def _chance(queries, gallery) -> dict[str, float]:
+    """Means of what random rankings are expected to reach, over queries with a relevant photo."""
+    photos_of = Counter(gallery.target.tolist())
+    total = np.array([photos_of[target] for target in queries.target.tolist()])
+    values = {name: expected(total, len(gallery)) for name, expected in CHANCE.items()}
+    return _means(values, total > 0)
 
 
 def _means(values: dict[str, np.ndarray], which: np.ndarray) -> dict[str, float]:

@@ -3,6 +3,10 @@
 Everywhere `relevant` is a bool array (Q, G): photo at rank g (closest first) is relevant to query
 q. The published ZSE-SBIR definitions (Lin et al., CVPR 2023) differ from the usual ones; both are
 here. Results are float64 arrays (Q,), nan for a query without a relevant photo.
+
+The chance_ functions give a metric's exact expectation where G photos are ranked at random, every
+order equally likely: total is an array (Q,), how many photos are relevant to each query; photos
+is G.
 """
 
 import numpy as np
@@ -41,6 +45,28 @@ def published_precision_at(relevant: np.ndarray, k: int) -> np.ndarray:
 def precision_at(relevant: np.ndarray, k: int) -> np.ndarray:
     """Hits among the first k, over k (also where the gallery or the class is smaller)."""
     return _or_nan(relevant[:, :k].sum(axis=1) / k, relevant.sum(axis=1))
+
+
+def chance_average_precision(total: np.ndarray, photos: int) -> np.ndarray:
+    """Expected plain AP.
+
+    A relevant photo stands at each rank g with probability 1/G; it is itself one hit among the
+    first g, and each of the g - 1 before it is one with probability (R - 1) / (G - 1). The
+    interpolated AP has no such sum.
+    """
+    harmonic = (1 / np.arange(1, photos + 1)).sum()
+    others = (total - 1) / max(photos - 1, 1)
+    return _or_nan((harmonic + (photos - harmonic) * others) / max(photos, 1), total)
+
+
+def chance_published_precision(total: np.ndarray, photos: int) -> np.ndarray:
+    """Expected published precision_k, the same for every k: the share of relevant photos."""
+    return _or_nan(total / max(photos, 1), total)
+
+
+def chance_precision_at(total: np.ndarray, photos: int, k: int) -> np.ndarray:
+    """Expected precision_at."""
+    return chance_published_precision(total, photos) * (min(k, photos) / k)
 
 
 def _precision_at_ranks(relevant: np.ndarray) -> np.ndarray:

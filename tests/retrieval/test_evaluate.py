@@ -111,6 +111,28 @@ def test_a_method_that_knows_the_class_scores_one(method, queries, gallery):
         assert evaluation.metrics[name] == 1
 
 
+def test_chance_is_there_for_the_metrics_that_have_an_expectation(method, queries, gallery):
+    evaluation = score(method, queries, gallery)
+    assert set(evaluation.metrics) - set(evaluation.chance) == {"map_all", "map_200"}
+    assert set(evaluation.chance) < set(evaluation.metrics)
+    # two sketches with 4 photos each, two with 3, three with 4, of 13 photos
+    relevant = np.array([4, 4, 3, 3, 4, 4, 4])
+    assert evaluation.chance["accuracy@1"] == pytest.approx(relevant.mean() / 13)
+    assert evaluation.chance["precision_100"] == pytest.approx(relevant.mean() / 13)
+    assert evaluation.chance["precision_200"] == pytest.approx(relevant.mean() / 13)
+    assert evaluation.chance["precision@25"] == pytest.approx(relevant.mean() / 25)
+
+
+def test_a_method_without_a_clue_scores_what_chance_gives(method, gallery):
+    random = torch.Generator().manual_seed(0)
+    method.similarity = lambda sketches, photos: torch.rand(
+        len(sketches["retrieval"]), len(photos["retrieval"]), generator=random
+    )
+    evaluation = score(method, image_list("sketch", QUERY_TARGETS * 300), gallery, query_block=300)
+    for name, expected in evaluation.chance.items():
+        assert evaluation.metrics[name] == pytest.approx(expected, abs=0.02), name
+
+
 def test_only_the_first_photos_of_a_ranking_are_kept(method):
     gallery = image_list("photo", [0] * (KEPT + 3))
     evaluation = score(method, image_list("sketch", [0, 0]), gallery)
@@ -141,6 +163,7 @@ def test_skip_bad_scores_what_is_left(method, mode, block):
     assert not any("broken" in path for path in [*some.queries.path, *some.gallery.path])
     alone = score(method, some.queries, some.gallery, mode)
     assert some.metrics == alone.metrics and some.by_class == alone.by_class
+    assert some.chance == alone.chance
     np.testing.assert_array_equal(some.rankings, alone.rankings)
 
 
@@ -168,6 +191,7 @@ def test_sketch_without_a_relevant_photo_is_left_out_of_the_means(method):
     some = score(method, image_list("sketch", targets), gallery)
     without = score(method, image_list("sketch", targets[:-1]), gallery)
     assert some.metrics == without.metrics and some.by_class == without.by_class
+    assert some.chance == without.chance
     assert len(some.queries) == len(some.rankings) == 4  # it is still ranked
 
 
@@ -237,6 +261,7 @@ def test_queries_shared_by_two_processes_give_what_one_gives(method, gallery, mo
         one_process(1)
     together = one_process(0)
     assert together.metrics == alone.metrics and together.by_class == alone.by_class
+    assert together.chance == alone.chance
     assert together.queries.path.tolist() == alone.queries.path.tolist()
     assert together.skipped == alone.skipped
     np.testing.assert_array_equal(together.rankings, alone.rankings)

@@ -1,5 +1,6 @@
 """Metrics: recorded published values, cases worked by hand, slow loops, scikit-learn."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from sklearn.metrics import average_precision_score
 
 from retrieval.metrics import (
     average_precision,
+    chance_average_precision,
+    chance_precision_at,
+    chance_published_precision,
     interpolated_average_precision,
     precision_at,
     published_precision_at,
@@ -173,3 +177,78 @@ def test_plain_average_precision_equals_scikit_learn(relevant, data):
 def test_interpolation_never_lowers_the_value(relevant):
     row = np.array([relevant])
     assert interpolated_average_precision(row)[0] >= average_precision(row)[0] - 1e-12
+
+
+# ---- what chance would give
+
+
+def chance_of(total, photos, k):
+    """A metric's expectation at random beside the metric: name -> ((Q,) values, function)."""
+    total = np.array(total)
+    return {
+        "average": (chance_average_precision(total, photos), average_precision),
+        "plain": (
+            chance_precision_at(total, photos, k),
+            lambda relevant: precision_at(relevant, k),
+        ),
+        "published": (
+            chance_published_precision(total, photos),
+            lambda relevant: published_precision_at(relevant, k),
+        ),
+    }
+
+
+@pytest.mark.parametrize("photos", range(1, 7))
+@pytest.mark.parametrize("k", [1, 2, 5, 100])
+def test_chance_is_the_mean_over_all_orders(photos, k):
+    totals = range(1, photos + 1)
+    for i, total in enumerate(totals):
+        photo = [rank < total for rank in range(photos)]
+        orders = np.array(list(itertools.permutations(photo)))
+        for name, (expected, metric) in chance_of(totals, photos, k).items():
+            assert expected[i] == pytest.approx(metric(orders).mean(), rel=1e-12), name
+
+
+def test_chance_is_the_mean_of_many_random_rankings():
+    total, photos, random = 7, 60, np.random.default_rng(0)
+    relevant = random.random((20000, photos)).argsort(axis=1) < total
+    for name, (expected, metric) in chance_of([total], photos, 10).items():
+        values = metric(relevant)
+        error = values.std() / math.sqrt(len(values))
+        assert expected[0] == pytest.approx(values.mean(), abs=4 * error), name
+        assert error < 0.05 * expected[0]
+
+
+def test_chance_by_hand():
+    # the one relevant photo of two is first or second: (1 + 1/2) / 2
+    assert chance_average_precision(np.array([1, 2]), 2).tolist() == [3 / 4, 1]
+    assert chance_precision_at(np.array([1]), 2, 1).tolist() == [1 / 2]
+    assert chance_precision_at(np.array([1]), 2, 10).tolist() == [1 / 10]  # it is always found
+    assert chance_published_precision(np.array([1]), 4).tolist() == [1 / 4]
+
+
+def test_chance_of_a_gallery_as_large_as_a_benchmark_s():
+    value = chance_average_precision(np.array([25]), 625)[0]  # 25 classes of 25 photos
+    assert value == pytest.approx(0.0493, abs=5e-5)
+    assert chance_average_precision(np.array([500]), 200_000)[0] == pytest.approx(1 / 400, rel=0.03)
+
+
+def test_chance_of_one_photo_is_certainty():
+    for name, (expected, _) in chance_of([1], 1, 1).items():
+        assert expected.tolist() == [1], name
+
+
+def test_chance_where_all_are_relevant_is_one():
+    for name, (expected, _) in chance_of([9], 9, 4).items():
+        assert expected[0] == pytest.approx(1), name
+
+
+@pytest.mark.parametrize("photos", [0, 1, 5])
+def test_chance_of_a_query_without_a_relevant_photo_is_not_a_number(photos):
+    for name, (expected, _) in chance_of([0, 0], photos, 3).items():
+        assert expected.shape == (2,) and np.isnan(expected).all(), name
+    if photos:
+        assert np.isnan(chance_average_precision(np.array([1, 0]), photos)).tolist() == [
+            False,
+            True,
+        ]
