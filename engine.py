@@ -14,6 +14,7 @@ from utils.errors import InputError
 from utils.logs import log, progress
 
 STEPS_BETWEEN_REPORTS = 50
+WARM_UP = 0.03  # share of the training over which the cosine schedule rises
 
 
 @dataclass
@@ -40,6 +41,7 @@ def train_one_epoch(
     epochs: int,
     steps: int,
     first_step: int = 0,
+    schedule: str = "constant",
     skip_bad: bool = False,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[int, float, dict[str, float]], None] = lambda step, speed, losses: None,
@@ -47,6 +49,7 @@ def train_one_epoch(
     """Optimise a method (or DDP around one) over the batches of one epoch.
 
     epoch: from 0, of `epochs`; steps: in a whole epoch; first_step: where `batches` begins.
+    schedule: of the learning rate, see rate_at.
     stop: asked after each step; True ends the epoch there. report: called with the step, and with
     the images per second and mean losses since the last report. Raises InputError for an
     unreadable file (unless skip_bad) and for a loss that is not finite.
@@ -61,6 +64,9 @@ def train_one_epoch(
         _note_unreadable(batch, skip_bad, result.unreadable)
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         images += world_size() * sum(len(t) for t in batch.values() if t.dim() == 4)
+        middle = (epoch + (result.steps + 0.5) / steps) / epochs  # of the step: never 0, never 1
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate_at(schedule, middle)
         losses = model(batch, (epoch + result.steps / steps) / epochs)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -78,6 +84,17 @@ def train_one_epoch(
             break
     result.losses = _finite(of_epoch.take(), epoch, result.steps)
     return result
+
+
+def rate_at(schedule: str, done: float) -> float:
+    """The share of the full learning rate after the share `done` of the training, both in [0, 1].
+
+    constant: always 1. cosine: rises in a line over the first 3 %, then falls along a half cosine.
+    """
+    if schedule == "constant":
+        return 1.0
+    rise = min(1.0, done / WARM_UP)
+    return rise * (1 + math.cos(math.pi * done)) / 2
 
 
 class _Means:

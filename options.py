@@ -1,4 +1,4 @@
-"""Every command-line option of train.py and test.py: groups, help, checks across options.
+"""Every command-line option: groups, help, checks across options.
 
 Names, short forms and defaults of ZSE-SBIR (Lin et al., CVPR 2023) are kept; the help text tells
 where one was repaired. Imports no torch: --help answers at once.
@@ -19,6 +19,7 @@ SAVE_FOLDERS = {
     "sketchy_extend": "./checkpoints/sketchy_ext",
     "tu_berlin": "./checkpoints/tuberlin_ext",
     "Quickdraw": "./checkpoints/quickdraw_ext",
+    "synthetic": "./checkpoints/synthetic",
 }
 ARCHITECTURE = {
     "vit": "vit",
@@ -31,6 +32,19 @@ ARCHITECTURE = {
     "keep_rate": "keep_rate",
 }
 """Option -> setting of the model; a checkpoint brings its own."""
+
+LOSS_WEIGHTS = (
+    ("triplet", 2.0, "triplet loss of the retrieval tokens after cross-attention"),
+    ("relation", 4.0, "loss of the relation network, which -r rn compares by"),
+    (
+        "contrastive",
+        0.0,
+        "class-wise contrastive loss between the retrieval tokens before cross-attention, which "
+        "-r sa compares",
+    ),
+    ("classification", 0.0, "cross-entropy of the seen classes, told from those same tokens"),
+)
+"""Name, default and meaning of the losses; the option is --<name>_weight."""
 
 BLOCK = 20
 
@@ -49,8 +63,9 @@ RESULT_OPTIONS = (
     "datasetLen",
     "learning_rate",
     "weight_decay",
-    "contrastive_weight",
+    *(f"{name}_weight" for name, _, _ in LOSS_WEIGHTS),
     "dropout",
+    "schedule",
     "seed",
     "validate",
 )
@@ -62,14 +77,14 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("Train ZSE-SBIR for zero-shot sketch-based image retrieval.", "train.py")
     _add_shared(parser)
     group = parser.add_argument_group("training, beyond the published options")
-    group.add_argument(
-        "--contrastive_weight",
-        type=_number(0),
-        default=0.0,
-        metavar="W",
-        help="weight of the class-wise contrastive loss between the retrieval tokens before "
-        "cross-attention, which -r sa compares (no unit; default %(default)s: published losses)",
-    )
+    for name, default, meaning in LOSS_WEIGHTS:
+        group.add_argument(
+            f"--{name}_weight",
+            type=_number(0),
+            default=default,
+            metavar="W",
+            help=f"weight of the {meaning} (no unit; default %(default)s, as published)",
+        )
     group.add_argument(
         "--dropout",
         type=_number(0, 1),
@@ -77,6 +92,13 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="P",
         help="probability of dropping an activation, 0 to below 1; 0 suits small ViTs, which were "
         "pretrained without (default %(default)s, as published)",
+    )
+    group.add_argument(
+        "--schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="of the learning rate: the same throughout, or rising over the first 3 %% of the "
+        "training and falling to zero along a cosine (default %(default)s, as published)",
     )
     group.add_argument(
         "--validate",
@@ -111,10 +133,76 @@ def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="keep the 200 best photos of every sketch: arrays queries, gallery (paths), ranking "
         "(numbers in gallery, closest first), similarity (default: none)",
     )
+    group.add_argument(
+        "--save_pictures",
+        type=_count(1, 100),
+        metavar="N",
+        help="N sketches (1 to 100), spread evenly over the list whatever was found, with their "
+        "best ten photos in one picture beside the results; green frames: right class, red: wrong "
+        "(default: none)",
+    )
     args = _parsed(parser, arguments)
     if args.save_rankings and not args.save_rankings.endswith(".npz"):
         parser.error(f"--save_rankings {args.save_rankings}: the name must end in .npz")
     return args
+
+
+def prepare_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of prepare.py; `task` is the subcommand's name."""
+    parser = _parser("Make data ready.", "prepare.py")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
+    text = "draw the built-in benchmark: objects made of named parts, as photos and as sketches"
+    group = tasks.add_parser("synthetic", help=text, description=text, allow_abbrev=False)
+    _add_data_path(group, "Synthetic/, which is drawn there")
+    group.add_argument(
+        "--instances",
+        type=_count(2, 999),
+        default=40,
+        help="of each category, each as photo and as sketch (default %(default)s)",
+    )
+    group.add_argument(
+        "--size",
+        type=_count(32, 1024),
+        default=96,
+        metavar="PX",
+        help="side of the pictures, 32 to 1024 px (default %(default)s)",
+    )
+    group.add_argument(
+        "--seed", type=_count(0), default=0, help="of the drawings (default %(default)s)"
+    )
+    group.add_argument(
+        "--sheet", metavar="FILE.png", help="show some of it in one picture (default: none)"
+    )
+    return parser.parse_args(arguments)
+
+
+def quickstart_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of quickstart.py; `training` holds those that it hands on to train.py."""
+    parser = _parser(
+        "Draw data, train a small network on it, score it, and show what it finds. Further options "
+        "are train.py's.",
+        "quickstart.py",
+    )
+    _add_data_path(parser, "Synthetic/, drawn there where it is absent")
+    parser.add_argument(
+        "-s",
+        "--save",
+        metavar="FOLDER",
+        default="./checkpoints/quickstart",
+        help="where everything is kept; a stopped run goes on there (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=_count(0), default=1, help="of training (default %(default)s)"
+    )
+    _add_device(parser)
+    args, args.training = parser.parse_known_args(arguments)
+    return args
+
+
+def loss_settings(args: argparse.Namespace) -> dict:
+    """The settings of the model that tell how to train, whatever a checkpoint's are."""
+    names = [*(f"{name}_weight" for name, _, _ in LOSS_WEIGHTS), "dropout"]
+    return {name: getattr(args, name) for name in names}
 
 
 def settings_of(args: argparse.Namespace) -> dict:
@@ -175,12 +263,28 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     _add_running(parser.add_argument_group("files and machine"))
 
 
-def _add_data(group: argparse._ArgumentGroup) -> None:
+def _add_data_path(group: argparse._ActionsContainer, holds: str) -> None:
     group.add_argument(
         "--data_path",
         default="./datasets",
-        help="folder that holds Sketchy/, TUBerlin/, QuickDraw/ (default %(default)s)",
+        help=f"folder that holds {holds} (default %(default)s)",
     )
+
+
+def _add_device(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "-c",
+        "--choose_cuda",
+        type=_device,
+        default="0",
+        metavar="DEVICE",
+        help="number of the GPU, or cpu (default %(default)s; without a GPU the CPU is used; "
+        "repaired: published, CUDA or nothing)",
+    )
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    _add_data_path(group, "Sketchy/, TUBerlin/, QuickDraw/, Synthetic/")
     group.add_argument(
         "--dataset", choices=list(DATASETS), default="sketchy_extend", help="(default %(default)s)"
     )
@@ -210,7 +314,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--vit",
         metavar="NAME",
-        help=f"timm name of the tokenizer's Vision Transformer (default {defaults['vit']})",
+        help="timm name of the tokenizer's Vision Transformer, or vit_mini_patch8_48, a small one "
+        f"for the built-in benchmark (default {defaults['vit']})",
     )
     group.add_argument(
         "--d_model",
@@ -324,8 +429,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         "-s",
         "--save",
         metavar="FOLDER",
-        help="where a run keeps its files (default: ./checkpoints/ and sketchy_ext, tuberlin_ext "
-        "or quickdraw_ext, as the dataset)",
+        help="where a run keeps its files (default: ./checkpoints/ and sketchy_ext, tuberlin_ext, "
+        "quickdraw_ext or synthetic, as the dataset)",
     )
     group.add_argument(
         "-l",
@@ -337,15 +442,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--num_workers", type=_count(0), default=4, help="processes that read images (default 4)"
     )
-    group.add_argument(
-        "-c",
-        "--choose_cuda",
-        type=_device,
-        default="0",
-        metavar="DEVICE",
-        help="number of the GPU, or cpu (default %(default)s; without a GPU the CPU is used; "
-        "repaired: published, CUDA or nothing)",
-    )
+    _add_device(group)
     group.add_argument("--seed", type=_count(0), default=2021, help="of every draw (default 2021)")
 
 
@@ -390,16 +487,17 @@ def _about_stray(word: str, parser: argparse.ArgumentParser) -> str:
     return f"{word!r} is no option: write {dashes}{near[0]} (two dashes, no blank after them)"
 
 
-def _count(least: int):
-    """A type for whole numbers from `least` on."""
+def _count(least: int, most: int | None = None):
+    """A type for whole numbers from `least` on, or to `most`."""
+    allowed = f"from {least} on" if most is None else f"from {least} to {most}"
 
     def whole_number(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {allowed}")
         return value
 
     return whole_number

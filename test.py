@@ -1,6 +1,7 @@
 """Score a checkpoint on a benchmark's unseen classes."""
 
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datasets import load_benchmark
@@ -11,6 +12,7 @@ from utils.logs import environment, log, start_logging, write_json
 from utils.run_folder import BEST
 
 PUBLISHED = ("map_all", "map_200", "precision_100", "precision_200")
+DRAWN = 10  # photos of each sketch in the picture
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +51,9 @@ def _score(args: Namespace, device, rankings: Path | None) -> int:
     print(_table(evaluation))
     print(" ".join(f"{name}:{evaluation.metrics[name]:.4f}" for name in PUBLISHED))
     result = _write_result(path, method, checkpoint, benchmark, evaluation, args, device)
-    print(f"results: {result}" + (f", rankings: {rankings}" if rankings else ""))
+    pictures = _write_pictures(path, evaluation, args) if args.save_pictures else None
+    written = {"results": result, "pictures": pictures, "rankings": rankings}
+    print(", ".join(f"{what}: {file}" for what, file in written.items() if file))
     return 0
 
 
@@ -87,12 +91,10 @@ def _load_data(args: Namespace):
         log.warning("%s", note)
     if args.testall:
         return benchmark, benchmark.queries, benchmark.gallery
-    every = benchmark.every
-    log.info(
-        "scoring every %dth sketch and every %dth photo, as published; all with --testall",
-        every["sketch"],
-        every["photo"],
-    )
+    every = [
+        f"every {n}th {name}" if n > 1 else f"each {name}" for name, n in benchmark.every.items()
+    ]
+    log.info("scoring %s; all with --testall", " and ".join(every))
     return benchmark, *benchmark.published_part(benchmark.queries, benchmark.gallery)
 
 
@@ -136,14 +138,17 @@ def _evaluate(method, queries, gallery, args, device):
 
 
 def _table(evaluation) -> str:
-    """Metrics for people: all classes, then each."""
+    """Metrics for people: all classes, what chance would give, then each class."""
     columns = ("map_all", "average_precision", "precision_100", "accuracy@1")
-    rows = [("all classes", len(evaluation.queries), evaluation.metrics)]
+    sketches = len(evaluation.queries)
+    rows = [("all classes", sketches, evaluation.metrics)]
+    rows += [("random ranking", sketches, evaluation.chance)]
     rows += [(name, values["queries"], values) for name, values in evaluation.by_class.items()]
     wide = max(len(name) for name, _, _ in rows)
     head = f"{'':{wide}}  sketches  " + "  ".join(f"{name:>17}" for name in columns)
     lines = [
-        f"{name:{wide}}  {count:8}  " + "  ".join(f"{values[c]:17.4f}" for c in columns)
+        f"{name:{wide}}  {count:8}  "
+        + "  ".join(f"{values[c]:17.4f}" if c in values else f"{'-':>17}" for c in columns)
         for name, count, values in rows
     ]
     return "\n".join([head, *lines])
@@ -166,8 +171,6 @@ def _write_result(path, method, checkpoint, benchmark, evaluation, args, device)
     """Everything a program may want to know, as JSON beside the checkpoint."""
     from retrieval.features import fingerprint
 
-    part = "all" if args.testall else "part"
-    name = f"{path.stem}.{args.test_class}.{args.retrieval}.{part}.json"
     skipped = [*benchmark.skipped, *evaluation.skipped]
     content = {
         "checkpoint": str(path),
@@ -182,6 +185,7 @@ def _write_result(path, method, checkpoint, benchmark, evaluation, args, device)
             "skipped": len(skipped),
         },
         **evaluation.metrics,
+        "chance": evaluation.chance,
         "by_class": evaluation.by_class,
         "skipped": skipped,
         "seconds": evaluation.seconds,
@@ -190,16 +194,60 @@ def _write_result(path, method, checkpoint, benchmark, evaluation, args, device)
         "options": plain_options(args),
         "environment": environment(str(device)),
     }
-    result = path.with_name(name)
-    try:
-        write_json(result, content)
-    except OSError as error:
-        log.warning("%s cannot be written (%s): writing to the current folder.", result, error)
-        result = Path(name)
-        write_json(result, content)
     if skipped:
         log.warning("%d images were missing or unreadable and are left out.", len(skipped))
-    return result
+    return _write_beside(path, args, "json", lambda file: write_json(file, content))
+
+
+def _write_pictures(path: Path, evaluation, args: Namespace) -> Path:
+    """Some sketches with their best photos, as one picture beside the checkpoint."""
+    from retrieval.pictures import draw_sheet, save_picture
+
+    sketches = len(evaluation.queries)
+    drawn = _spread(args.save_pictures, sketches)
+    title = (
+        f"{args.dataset}, {args.test_class}, -r {args.retrieval}: mAP (average_precision) "
+        f"{evaluation.metrics['average_precision']:.3f}; {len(drawn)} of {sketches} sketches, "
+        "spread evenly. Green: right class, red: wrong."
+    )
+    sheet = draw_sheet(_best_photos(evaluation, drawn), title)
+    return _write_beside(path, args, "rankings.png", lambda file: save_picture(sheet, file))
+
+
+def _spread(count: int, total: int) -> list[int]:
+    """The middles of `count` equal parts of the numbers below `total`; all where count is more."""
+    count = min(count, total)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def _best_photos(evaluation, numbers: list[int]) -> Iterator:
+    """Each of these queries with its best photos; the images of one are open at a time."""
+    from datasets.images import open_image
+    from retrieval.pictures import Ranking
+
+    queries, gallery = evaluation.queries, evaluation.gallery
+    for query in numbers:
+        photos = evaluation.rankings[query, :DRAWN]
+        yield Ranking(
+            query=open_image(queries.file(query)),
+            query_name=str(queries.class_name[query]),
+            photos=[open_image(gallery.file(photo)) for photo in photos],
+            photo_names=[str(name) for name in gallery.class_name[photos]],
+            relevant=(gallery.target[photos] == queries.target[query]).tolist(),
+        )
+
+
+def _write_beside(path: Path, args: Namespace, ending: str, write: Callable[[Path], None]) -> Path:
+    """Where `write` wrote: beside the checkpoint, or in the current folder if that is refused."""
+    part = "all" if args.testall else "part"
+    file = path.with_name(f"{path.stem}.{args.test_class}.{args.retrieval}.{part}.{ending}")
+    try:
+        write(file)
+    except OSError as error:
+        log.warning("%s cannot be written (%s): writing to the current folder.", file, error)
+        file = Path(file.name)
+        write(file)
+    return file
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from model import FORMAT, build_model, load_model
 from options import (
     RESULT_OPTIONS,
     evaluation_settings,
+    loss_settings,
     named_settings,
     plain_options,
     resolved,
@@ -53,12 +54,12 @@ class Training:
         from datasets.images import Preprocessing
 
         self.args, self.folder, self.device = args, folder, device
-        self.stop = StopSignals()
         self.benchmark = self._load_data()
         self.method, self.starts_from, checkpoint = self._build_method()
         self.method.to(device)
         self.preprocessing = Preprocessing(**self.method.inputs)
         self.optimizer = self._build_optimizer()
+        self.stop = StopSignals()
         self.epoch, self.step, self.best = 0, 0, None
         self.losses: dict[str, float] = {}
         self.unreadable: set[str] = set()
@@ -110,7 +111,9 @@ class Training:
     def _build_method(self):
         """The method, a word on where its weights come from, and the checkpoint if from one."""
         args = self.args
-        training = {"contrastive_weight": args.contrastive_weight, "dropout": args.dropout}
+        training = loss_settings(args)
+        if args.classification_weight:
+            training["classes"] = int(self.benchmark.train.target.max()) + 1
         source = self.folder.path / LAST if args.resume else args.load and Path(args.load)
         if source:
             method, checkpoint = load_model(source, named_settings(args), training)
@@ -136,7 +139,7 @@ class Training:
         from utils.seeds import restore_random_state
 
         then, now = checkpoint["options"], vars(self.args)
-        changed = [name for name in RESULT_OPTIONS if then[name] != now[name]]
+        changed = [n for n in RESULT_OPTIONS if then.get(n, now[n]) != now[n]]
         if changed:
             listed = ", ".join(f"--{name} {then[name]} (now {now[name]})" for name in changed)
             raise InputError(
@@ -187,6 +190,7 @@ class Training:
             epochs=self.args.epoch,
             steps=sampler.steps,
             first_step=self.step,
+            schedule=self.args.schedule,
             skip_bad=self.args.skip_bad,
             stop=lambda: self.stop.asked,
             report=self._report,

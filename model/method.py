@@ -19,12 +19,14 @@ class Method(nn.Module, ABC):
       settings  the constructor's arguments as a plain dict; a checkpoint stores them
       inputs    keyword arguments of datasets.images.Preprocessing: size in pixels, mean, std, crop
       batches   the kind of training batch wanted, a key of datasets.batches.BATCHES
+      training_only  beginnings of the names of tensors that only the losses use
     """
 
     name: str
     settings: dict
     inputs: dict
     batches: str
+    training_only: tuple[str, ...] = ()
 
     @abstractmethod
     def losses(self, batch: dict, progress: float) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ def load_pretrained(vit: str, path: Path | None) -> tuple[dict[str, Tensor], str
         if found is not None:
             return load_file(found), str(found)
         vit = f"{PUBLISHED_VIT}.{PUBLISHED_TAG}"
+    if not timm.is_model(vit.split(".")[0]):
+        raise InputError(f"{vit}: there are no pretrained weights; start with --no-pretrained.")
     return _from_timm(vit), f"timm, {vit}"
 
 

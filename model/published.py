@@ -54,6 +54,7 @@ NAMES = _TOKENIZER | _SCALE_STEM | _CROSS_ATTENTION | _RELATION
 METRICS = ("map_all", "precision_100")  # of the validation that chose the checkpoint
 UNUSED = "ca.encoder.layers."  # in every published file, read by no computation
 BACKBONE = "sa.model."  # pretrained files leave this out
+TRAINING_ONLY = "classifier."  # our own, of the seen classes
 CLASSIFIERS = ("mlp_head.", "head.")  # ImageNet's, in published and in timm files
 
 _VIT_BY_WIDTH_AND_DEPTH = {
@@ -112,7 +113,11 @@ def to_published(checkpoint: Mapping) -> dict:
             "this checkpoint was trained with token selection, which is broken in the published "
             "program: it would load the weights and compute something else."
         )
-    state = {to_theirs(name): tensor for name, tensor in checkpoint["model"].items()}
+    state = {
+        to_theirs(name): tensor
+        for name, tensor in checkpoint["model"].items()
+        if not name.startswith(TRAINING_ONLY)
+    }
     for name in [n for n in state if n.startswith("ca.encoder.layer1.")]:
         state[UNUSED + name.removeprefix("ca.encoder.layer1.")] = state[name].clone()
     metrics = {n: checkpoint[n] for n in METRICS if checkpoint.get(n) is not None}
@@ -181,7 +186,11 @@ def _settings_from_shapes(state: Mapping[str, Tensor], source: str, vit: str | N
         "anchors": anchors,
         "downsampling": "published",
         "keep_rate": 0.9 if anchors in (36, 144) else 1.0,
+        "triplet_weight": 2.0,
+        "relation_weight": 4.0,
         "contrastive_weight": 0.0,
+        "classification_weight": 0.0,
+        "classes": None,
         "dropout": 0.1,
     }
 

@@ -15,13 +15,25 @@ from torch import Tensor, nn
 from utils.errors import InputError
 
 LAYER_NORM_EPS = 1e-5
+POSITION_STD = 0.4  # of an untrained network: timm's 0.02 drowns in the patch embeddings
+SMALL_VITS = {
+    "vit_mini_patch8_48": {
+        "img_size": 48,
+        "patch_size": 8,
+        "embed_dim": 96,
+        "depth": 4,
+        "num_heads": 3,
+    }
+}
+"""Networks of our own, small enough for a CPU: what differs from timm's vit_tiny_patch16_224."""
 
 
 class Tokenizer(nn.Module):
     """Images -> one retrieval token and the patch tokens, after all blocks and the final norm.
 
-    vit: timm name of a plain Vision Transformer. keep_rate: share of the patch tokens that each of
-    three blocks keeps (at a quarter, half and three quarters of the depth); 1 keeps all.
+    vit: timm name of a plain Vision Transformer, or one of SMALL_VITS. keep_rate: share of the
+    patch tokens that each of three blocks keeps (at a quarter, half and three quarters of the
+    depth); 1 keeps all.
     dropout: on the embeddings, twice in each MLP and on each attention output.
 
     tokens (attribute): how many patch tokens come out. Raises InputError for a `vit` that does not
@@ -31,6 +43,7 @@ class Tokenizer(nn.Module):
     def __init__(self, *, vit: str, keep_rate: float, dropout: float):
         super().__init__()
         self.vit = _build_vit(vit, dropout)
+        nn.init.normal_(self.vit.pos_embed, std=POSITION_STD)
         self.width = self.vit.embed_dim
         patch = self.vit.patch_embed.patch_size[0]
         self.scale_stem = ScaleStem(self.width, patch)
@@ -146,13 +159,14 @@ def _build_vit(name: str, dropout: float) -> VisionTransformer:
         )
     try:
         vit = timm.create_model(
-            name,
+            "vit_tiny_patch16_224" if name in SMALL_VITS else name,
             num_classes=0,
             pos_drop_rate=dropout,
             proj_drop_rate=dropout,
             norm_layer=lambda *args, **kwargs: nn.LayerNorm(
                 *args, **{**kwargs, "eps": LAYER_NORM_EPS}
             ),
+            **SMALL_VITS.get(name, {}),
         )
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         first_line = str(error).strip().split("\n")[0]

@@ -5,7 +5,8 @@ Lin et al., Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainabl
 
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.cross_attention import CrossAttention
@@ -17,11 +18,10 @@ from model.relation import DOWNSAMPLING, RelationNetwork, possible_anchors
 from model.tokenizer import Tokenizer
 from utils.errors import InputError
 
-TRIPLET_WEIGHT = 2.0
 TRIPLET_MARGIN = 1.0
-RELATION_WEIGHT = 4.0
 RELATION_TARGETS = (0.99, 0.01)  # of a matching pair, of another pair
 TEMPERATURE = 0.07
+LABEL_SMOOTHING = 0.1
 
 
 class ZSE(Method):
@@ -33,13 +33,17 @@ class ZSE(Method):
     vit: timm name. width: the ViT's (checked; None: taken from it). heads, layers, hidden: of the
     cross-attention; hidden None is 4/3 of the width. anchors: local tokens compared per image;
     None: the patch tokens down-sampled 2 x 2. downsampling: "published" or "spatial", see
-    relation.py. keep_rate: see tokenizer.py. contrastive_weight: of the class-wise contrastive
-    loss between retrieval tokens, 0 for none (published). Raises InputError for values that do not
-    go together.
+    relation.py. keep_rate: see tokenizer.py.
+
+    Weights of the losses, the defaults being published: triplet_weight (retrieval tokens after
+    cross-attention), relation_weight (the pair's score), contrastive_weight (classes, between the
+    retrieval tokens of sketches and photos), classification_weight (the seen classes, told from the
+    same tokens; classes: how many). Raises InputError for values that do not go together.
     """
 
     name = "zse_sbir"
     batches = "triplets"
+    training_only = ("classifier.",)
 
     def __init__(
         self,
@@ -52,7 +56,11 @@ class ZSE(Method):
         anchors: int | None = None,
         downsampling: str = "published",
         keep_rate: float = 1.0,
+        triplet_weight: float = 2.0,
+        relation_weight: float = 4.0,
         contrastive_weight: float = 0.0,
+        classification_weight: float = 0.0,
+        classes: int | None = None,
         dropout: float = 0.1,
     ):
         super().__init__()
@@ -72,7 +80,11 @@ class ZSE(Method):
             downsampling=downsampling,
             dropout=dropout,
         )
+        self.triplet_weight = triplet_weight
+        self.relation_weight = relation_weight
         self.contrastive_weight = contrastive_weight
+        self.classification_weight = classification_weight
+        self.classifier = nn.Linear(width, classes) if classification_weight else None
         self.settings = {
             "vit": vit,
             "width": width,
@@ -82,7 +94,11 @@ class ZSE(Method):
             "anchors": anchors,
             "downsampling": downsampling,
             "keep_rate": keep_rate,
+            "triplet_weight": triplet_weight,
+            "relation_weight": relation_weight,
             "contrastive_weight": contrastive_weight,
+            "classification_weight": classification_weight,
+            "classes": classes,
             "dropout": dropout,
         }
         image = self.tokenizer.vit.pretrained_cfg
@@ -94,9 +110,10 @@ class ZSE(Method):
         }
 
     def losses(self, batch: dict, progress: float) -> dict[str, Tensor]:
-        """Published losses of B triplets; a batch is described in datasets/batches.py.
+        """The losses of B triplets; a batch is described in datasets/batches.py.
 
-        Pair i is sketch i with photo i: the first B match, the other B do not.
+        Pair i is sketch i with photo i: the first B match, the other B do not. Triplet and relation
+        loss are the published ones.
         """
         sketch, photo = self.tokenizer(batch["sketches"]), self.tokenizer(batch["photos"])
         crossed_sketch, crossed_photo = self.cross_attention(sketch, photo)  # (2B, 1 + N, D)
@@ -109,9 +126,10 @@ class ZSE(Method):
         )
         logits = self.relation(crossed_sketch[:, 1:], crossed_photo[:, 1:])  # (2B,)
         wanted = logits.new_tensor(RELATION_TARGETS).repeat_interleave(half)
+        # Both stay in the sum at weight 0: DDP wants a gradient for every parameter.
         losses = {
-            "triplet": TRIPLET_WEIGHT * triplet,
-            "relation": RELATION_WEIGHT * F.mse_loss(logits.sigmoid(), wanted),
+            "triplet": self.triplet_weight * triplet,
+            "relation": self.relation_weight * F.mse_loss(logits.sigmoid(), wanted),
         }
         if self.contrastive_weight:
             losses["contrastive"] = self.contrastive_weight * classwise_contrastive(
@@ -120,6 +138,12 @@ class ZSE(Method):
                 batch["sketch_targets"],
                 batch["photo_targets"],
                 TEMPERATURE,
+            )
+        if self.classification_weight:
+            losses["classification"] = self.classification_weight * F.cross_entropy(
+                self.classifier(torch.cat([sketch[:, 0], photo[:, 0]])),
+                torch.cat([batch["sketch_targets"], batch["photo_targets"]]),
+                label_smoothing=LABEL_SMOOTHING,
             )
         return losses
 

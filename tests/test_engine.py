@@ -56,6 +56,10 @@ def batches(count, value=1.0, unreadable=()):
 
 def train(model, items, steps, epoch=0, epochs=1, **settings):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return train_with(optimizer, model, items, steps, epoch, epochs, **settings)
+
+
+def train_with(optimizer, model, items, steps, epoch=0, epochs=1, **settings):
     return train_one_epoch(
         model, items, optimizer, device=CPU, epoch=epoch, epochs=epochs, steps=steps, **settings
     )
@@ -101,6 +105,56 @@ def test_progress_goes_from_zero_towards_one_over_all_epochs():
     for epoch in range(2):
         train(method, batches(4), 4, epoch, epochs=2)
     assert method.progress == pytest.approx([i / 8 for i in range(8)])
+
+
+# ---- schedule of the learning rate
+
+
+def rates(schedule, epochs=2, steps=50, parted=False):
+    """The rate of every step; parted: each epoch in two runs, with the optimiser from a file."""
+    method = Number()
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    seen = []
+    method.after_step = lambda step: seen.append(optimizer.param_groups[0]["lr"])
+    for epoch in range(epochs):
+        items = batches(steps)
+        if parted:
+            middle = len(seen) + steps // 2
+            stop = {"stop": lambda middle=middle: len(seen) == middle}
+            train_with(optimizer, method, items, steps, epoch, epochs, schedule=schedule, **stop)
+            state = optimizer.state_dict()
+            optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+            optimizer.load_state_dict(state)
+        first = len(seen) - epoch * steps
+        more = {"schedule": schedule, "first_step": first}
+        train_with(optimizer, method, items, steps, epoch, epochs, **more)
+    return seen
+
+
+def test_the_constant_rate_is_the_optimisers_own():
+    assert rates("constant") == [0.1] * 100
+
+
+def test_the_cosine_rises_then_falls_to_nothing():
+    seen = rates("cosine")
+    expected = [
+        0.1 * min(1, (i + 0.5) / 3) * (1 + math.cos(math.pi * (i + 0.5) / 100)) / 2
+        for i in range(100)
+    ]
+    assert seen == pytest.approx(expected)
+    assert max(seen) == seen[3] > 0.099 and 0 < seen[-1] < 1e-4
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_rate_goes_on_where_it_stopped(schedule):
+    assert rates(schedule, parted=True) == rates(schedule)
+
+
+def test_a_training_of_one_step_learns_under_either_schedule():
+    for schedule in ("constant", "cosine"):
+        method = Number()
+        train(method, batches(1), 1, schedule=schedule)
+        assert method.value.item() != 0
 
 
 # ---- stopping and resuming

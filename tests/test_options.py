@@ -306,6 +306,10 @@ def test_weights_cannot_be_named_and_forbidden(refusal):
     "words",
     [
         ["--contrastive_weight", "-1"],
+        ["--triplet_weight", "-1"],
+        ["--relation_weight", "nan"],
+        ["--classification_weight", "one"],
+        ["--schedule", "linear"],
         ["--validate", "all"],
         ["--dropout", "1"],
         ["--dropout", "-0.1"],
@@ -321,21 +325,48 @@ def test_bad_values_of_training_alone(words, capsys):
 def test_options_of_training_alone():
     args = options.train_options([])
     assert (args.contrastive_weight, args.dropout) == (0, 0.1)
-    assert (args.validate, args.resume) == ("seen", False)
+    assert (args.validate, args.resume, args.schedule) == ("seen", False, "constant")
     words = "--contrastive_weight 0.5 --dropout 0 --validate test --resume"
     args = options.train_options(words.split())
     assert (args.contrastive_weight, args.dropout) == (0.5, 0)
     assert (args.validate, args.resume) == ("test", True)
 
 
+def test_settings_of_the_losses():
+    published = {"triplet_weight": 2, "relation_weight": 4, "contrastive_weight": 0}
+    published |= {"classification_weight": 0, "dropout": 0.1}
+    assert options.loss_settings(options.train_options([])) == published
+    words = "--triplet_weight 0 --relation_weight 1 --classification_weight 0.5"
+    changed = options.loss_settings(options.train_options(words.split()))
+    asked = {"triplet_weight": 0, "relation_weight": 1, "classification_weight": 0.5}
+    assert changed == {**published, **asked}
+    assert published.keys() - {"dropout"} <= set(options.RESULT_OPTIONS)
+
+
 def test_options_of_testing_alone(capsys):
     args = options.test_options([])
-    assert (args.allow_seen, args.save_rankings) == (False, None)
-    args = options.test_options(["--allow_seen", "--save_rankings", "file.npz"])
-    assert (args.allow_seen, args.save_rankings) == (True, "file.npz")
+    assert (args.allow_seen, args.save_rankings, args.save_pictures) == (False, None, None)
+    words = "--allow_seen --save_rankings file.npz --save_pictures 20"
+    args = options.test_options(words.split())
+    assert (args.allow_seen, args.save_rankings, args.save_pictures) == (True, "file.npz", 20)
     with pytest.raises(SystemExit):
         options.test_options(["--save_rankings", "file.json"])
     assert "file.json: the name must end in .npz" in capsys.readouterr().err
+
+
+def test_pictures_are_one_to_a_hundred(capsys):
+    for number in (1, 100):
+        assert options.test_options(["--save_pictures", str(number)]).save_pictures == number
+    for word in ("0", "101", "-1", "2.5", "all"):
+        with pytest.raises(SystemExit):
+            options.test_options(["--save_pictures", word])
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1 and "--save_pictures" in said[0]
+        assert f"{word!r} is not a whole number from 1 to 100" in said[0]
+
+
+def test_what_has_no_upper_bound_says_none(refusal):
+    assert "'0' is not a whole number from 1 on" in refusal("--batch", "0")
 
 
 # ---- the programs

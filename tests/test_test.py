@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sample_data import write_benchmark
 from sklearn.metrics import average_precision_score
 
@@ -16,6 +19,8 @@ import test
 from datasets import load_benchmark
 from model import build_model
 from model.published import to_published
+from retrieval import pictures
+from retrieval.pictures import Ranking, draw_sheet
 from utils.checkpoints import save_atomically
 from utils.errors import InputError
 
@@ -69,9 +74,22 @@ def test_prints_published_metrics_and_writes_json_beside_the_checkpoint(
     assert content["counts"] == {"sketches": 12, "photos": 15, "classes": 3, "skipped": 0}
     for name in ("average_precision", "precision@1", "precision@10", "accuracy@1", "fingerprint"):
         assert name in content
+    assert content["chance"]["accuracy@1"] == pytest.approx(5 / 15)  # photos a class, photos
     assert len(content["by_class"]) == 3
     assert content["seconds"].keys() == {"encode_gallery", "encode_and_score_queries"}
     assert content["options"]["retrieval"] == mode
+
+
+def test_the_table_shows_chance_under_all_classes(data, checkpoint, capsys):
+    run(data, "-l", checkpoint, "--testall", "-r", "sa")
+    head, overall, chance, *classes = capsys.readouterr().out.splitlines()
+    content = json.loads(next(checkpoint.parent.glob("*.json")).read_text())
+    names = head.split()[1:]
+    assert overall.split() == ["all", "classes", "12", *(f"{content[n]:.4f}" for n in names)]
+    values = [f"{content['chance'][n]:.4f}" if n in content["chance"] else "-" for n in names]
+    assert chance.split() == ["random", "ranking", "12", *values]
+    assert values[0] == "-" and values.count("-") == 1
+    assert len({len(line) for line in (head, overall, chance, *classes[:3])}) == 1
 
 
 def test_plain_ap_of_a_whole_run_equals_scikit_learn(data, checkpoint, tmp_path):
@@ -182,3 +200,108 @@ def test_two_processes_score_what_one_does(data, checkpoint, tmp_path):
     one, two = np.load(alone), np.load(shared)
     assert (one["queries"] == two["queries"]).all()
     assert np.allclose(one["similarity"], two["similarity"], atol=1e-5)
+
+
+# ---- pictures
+
+
+def expected_sheet(data, rankings, numbers):
+    """The strips of these queries, drawn from the arrays of --save_rankings."""
+    kept, folder = np.load(rankings), data / "Sketchy"
+    drawn = []
+    for number in numbers:
+        query, photos = kept["queries"][number], kept["gallery"][kept["ranking"][number][:10]]
+        classes = [path.split("/")[-2] for path in photos]
+        name = query.split("/")[-2]
+        images = [Image.open(folder / path) for path in photos]
+        right = [each == name for each in classes]
+        drawn.append(Ranking(Image.open(folder / query), name, images, classes, right))
+    return draw_sheet(drawn, "")
+
+
+@pytest.mark.parametrize(
+    ("count", "numbers"),
+    [
+        (1, [6]),  # of 12: 4 each of 3 classes
+        (3, [2, 6, 10]),
+        (5, [1, 3, 6, 8, 10]),
+        (100, range(12)),
+    ],
+)
+def test_the_picture_shows_sketches_spread_over_the_list_with_their_photos(
+    data, checkpoint, tmp_path, capsys, count, numbers
+):
+    rankings = tmp_path / "rankings.npz"
+    more = ["--save_rankings", rankings, "--save_pictures", count]
+    run(data, "-l", checkpoint, "--testall", "-r", "sa", *more)
+    stem = checkpoint.with_name("best_checkpoint.test_class_sketchy25.sa.all")
+    said = f"results: {stem}.json, pictures: {stem}.rankings.png, rankings: {rankings}"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    expected = expected_sheet(data, rankings, numbers)
+    with Image.open(f"{stem}.rankings.png") as picture:
+        band = picture.height - expected.height
+        assert picture.width == expected.width and 0 < band < 60
+        strips = picture.crop((0, band + 16, *picture.size))  # without title and margin
+    assert strips.tobytes() == expected.crop((0, 16, *expected.size)).tobytes()
+    assert json.loads(Path(f"{stem}.json").read_text())["options"]["save_pictures"] == count
+
+
+def test_a_sheet_s_title_says_what_was_scored_and_how_well(data, checkpoint, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        pictures, "draw_sheet", lambda _, title: titles.append(title) or Image.new("RGB", (1, 1))
+    )
+    run(data, "-l", checkpoint, "--testall", "-r", "rn", "--save_pictures", 3)
+    value = json.loads(next(checkpoint.parent.glob("*.json")).read_text())["average_precision"]
+    for word in ("sketchy_extend", "test_class_sketchy25", "-r rn", f"{value:.3f}", "3 of 12"):
+        assert word in titles[0]
+
+
+def test_without_the_option_there_is_no_picture(data, checkpoint, capsys):
+    run(data, "-l", checkpoint, "-r", "sa")
+    assert "pictures" not in capsys.readouterr().out
+    assert not list(checkpoint.parent.glob("*.png"))
+
+
+def test_what_cannot_lie_beside_the_checkpoint_is_written_into_the_current_folder(
+    data, checkpoint, tmp_path, monkeypatch, capsys, caplog
+):
+    names = [f"best_checkpoint.test_class_sketchy25.sa.part.{e}" for e in ("json", "rankings.png")]
+    for name in names:
+        checkpoint.with_name(name).mkdir()  # in the way
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    run(data, "-l", checkpoint, "-r", "sa", "--save_pictures", 2)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"results: {names[0]}, pictures: {names[1]}"
+    assert sorted(file.name for file in here.iterdir()) == names
+    assert json.loads((here / names[0]).read_text())["counts"]["sketches"] == 1
+    with Image.open(here / names[1]) as picture:
+        assert picture.format == "PNG"
+    for name in names:
+        assert f"{checkpoint.with_name(name)} cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 12, 625])
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 100])
+def test_numbers_are_spread_evenly(count, total):
+    numbers = test._spread(count, total)
+    assert len(numbers) == min(count, total) and set(numbers) <= set(range(total))
+    steps = np.diff(numbers).tolist()
+    assert min(steps, default=1) > 0 and max(steps, default=1) - min(steps, default=1) <= 1
+    assert abs(numbers[0] - (total - 1 - numbers[-1])) <= 1  # as far from the start as from the end
+
+
+def test_relevant_is_the_target_and_not_the_name(data):
+    benchmark = load_benchmark("sketchy_extend", "test_class_sketchy25", data, seen=False)
+    queries, gallery = benchmark.queries, benchmark.gallery
+    instances = replace(gallery, target=np.arange(len(gallery)))  # one photo each is right
+    evaluation = SimpleNamespace(
+        queries=replace(queries, target=np.array([3] * len(queries))),
+        gallery=instances,
+        rankings=np.array([[4, 3, 2, 1, 0]] * len(queries)),
+    )
+    [ranking] = test._best_photos(evaluation, [1])
+    assert ranking.relevant == [False, True, False, False, False]
+    assert ranking.photo_names == [ranking.query_name] * 5

@@ -159,6 +159,7 @@ def test_more_epochs_after_a_finished_run_equal_one_long_run(data, tmp_path):
 
 
 LONG = ("--datasetLen", "40", "--epoch", "1", "--num_workers", "1", "--validate", "none")
+LONG += ("--schedule", "cosine", "--classification_weight", "1")
 
 
 @pytest.fixture(scope="module")
@@ -202,8 +203,12 @@ def test_load_starts_from_the_weights_of_a_checkpoint(data, tmp_path):
 def test_load_may_change_the_losses_but_not_the_architecture(data, tmp_path):
     run(data, tmp_path / "first", "--epoch", "1")
     first = str(tmp_path / "first" / BEST)
-    run(data, tmp_path / "second", "--epoch", "1", "-l", first, "--contrastive_weight", "2")
-    assert "contrastive" in lines(tmp_path / "second", "epoch")[0]["losses"]
+    losses = ("--contrastive_weight", "2", "--classification_weight", "1")
+    run(data, tmp_path / "second", "--epoch", "1", "-l", first, *losses)
+    named = lines(tmp_path / "second", "epoch")[0]["losses"].keys()
+    assert {"contrastive", "classification"} <= named
+    second = str(tmp_path / "second" / BEST)
+    run(data, tmp_path / "fewer", "--epoch", "1", "-l", second, *losses, "--cls_number", "4")
     with pytest.raises(InputError, match="downsampling = published"):
         run(data, tmp_path / "third", "-l", first, "--downsampling", "spatial")
 

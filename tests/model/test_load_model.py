@@ -69,6 +69,24 @@ def test_a_setting_of_training_can_be_replaced(tmp_path, build_small, checkpoint
     assert loaded.contrastive_weight == loaded.settings["contrastive_weight"] == 0.5
 
 
+def test_a_classifier_of_other_classes_starts_anew(tmp_path, build_small, checkpoint_of):
+    former = build_small(classification_weight=1.0, classes=3)
+    torch.save(checkpoint_of(former), tmp_path / "file.pth")
+    for weight, classes in ((1.0, 5), (0.0, None), (1.0, 3)):
+        replaced = {"classification_weight": weight, "classes": classes}
+        loaded, _ = load_model(tmp_path / "file.pth", replaced=replaced)
+        rest = {n: t for n, t in former.state_dict().items() if not n.startswith("classifier.")}
+        _assert_same_tensors({n: loaded.state_dict()[n] for n in rest}, rest)
+        if weight:
+            assert len(loaded.classifier.bias) == classes
+    assert torch.equal(loaded.classifier.weight, former.classifier.weight)
+    torch.save(checkpoint_of(build_small()), tmp_path / "file.pth")
+    loaded, _ = load_model(
+        tmp_path / "file.pth", replaced={"classification_weight": 1.0, "classes": 4}
+    )
+    assert loaded.classifier.weight.shape == (4, 64)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_cannot_run_code(zipped, tmp_path, build_small, as_downloaded):
     content = {**as_downloaded(build_small()), "note": _Malicious(tmp_path / "made")}

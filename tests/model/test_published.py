@@ -103,9 +103,19 @@ def test_vit_base_has_the_published_settings(vit_base):
         "anchors": 49,
         "downsampling": "published",
         "keep_rate": 1.0,
+        "triplet_weight": 2.0,
+        "relation_weight": 4.0,
         "contrastive_weight": 0.0,
+        "classification_weight": 0.0,
+        "classes": None,
         "dropout": 0.1,
     }
+
+
+def test_a_classifier_is_not_handed_on(build_small, checkpoint_of):
+    plain = to_published(checkpoint_of(build_small()))
+    with_classifier = build_small(classification_weight=1.0, classes=3)
+    assert to_published(checkpoint_of(with_classifier))["model"].keys() == plain["model"].keys()
 
 
 def test_a_width_and_depth_without_a_name_asks_for_one(build_small, checkpoint_of):

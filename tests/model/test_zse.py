@@ -77,7 +77,45 @@ def test_contrastive_weight_adds_exactly_one_loss(build_small, draw_batch):
     assert wanted > 0
 
 
-@pytest.mark.parametrize("changed", [{}, {"anchors": 100}, {"layers": 2, "keep_rate": 0.86}])
+@torch.inference_mode()
+def test_classification_weight_adds_exactly_one_loss(build_small, draw_batch):
+    batch = draw_batch(2)
+    plain = build_small()
+    published = plain.losses(batch, 0.5)
+    method = build_small(classification_weight=0.25, classes=5)
+    method.load_state_dict(plain.state_dict(), strict=False)
+    losses = method.losses(batch, 0.5)
+    classification = losses.pop("classification")
+    torch.testing.assert_close(losses, published, rtol=0, atol=0)
+    wanted = 0.0
+    for images, targets, modality in (
+        (batch["sketches"], batch["sketch_targets"], "sketch"),
+        (batch["photos"], batch["photo_targets"], "photo"),
+    ):
+        scores = method.classifier(method.encode(images, modality)["retrieval"]).log_softmax(1)
+        for score, target in zip(scores, targets, strict=True):  # smoothed by 0.1 over 5 classes
+            wanted -= 0.9 * score[target] + 0.1 * score.mean()
+    torch.testing.assert_close(classification, 0.25 * wanted / 8)
+
+
+@torch.inference_mode()
+def test_published_losses_are_weighted_as_asked(build_small, draw_batch):
+    batch = draw_batch(2)
+    published = build_small().losses(batch, 0.5)
+    losses = build_small(triplet_weight=0.0, relation_weight=1.0).losses(batch, 0.5)
+    assert losses["triplet"] == 0
+    torch.testing.assert_close(4 * losses["relation"], published["relation"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"anchors": 100},
+        {"layers": 2, "keep_rate": 0.86},
+        {"triplet_weight": 0.0, "classification_weight": 1.0, "classes": 5},
+    ],
+)
 def test_every_parameter_learns(changed, build_small, draw_batch):
     method = build_small(**changed).train()
     method(draw_batch(2), 0.0)["total"].backward()
@@ -86,6 +124,15 @@ def test_every_parameter_learns(changed, build_small, draw_batch):
         assert parameter.grad.isfinite().all(), name
         if not name.endswith("key.bias"):  # shifts all logits of a query alike
             assert parameter.grad.any(), name
+
+
+def test_without_the_pair_losses_every_parameter_still_has_a_gradient(build_small, draw_batch):
+    weights = {"triplet_weight": 0.0, "relation_weight": 0.0, "contrastive_weight": 1.0}
+    method = build_small(**weights).train()
+    method(draw_batch(2), 0.0)["total"].backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())
+    assert not any(parameter.grad.any() for parameter in method.relation.parameters())
+    assert any(parameter.grad.any() for parameter in method.tokenizer.parameters())
 
 
 @pytest.mark.parametrize(
