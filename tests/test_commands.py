@@ -8,9 +8,12 @@ import pytest
 import torch
 from sample_data import write_benchmark
 
+import prepare
+import quickstart
 import test
 import train
 from datasets import DATASETS, load_benchmark
+from datasets.synthetic import write_synthetic
 from model import build_model, published
 from utils.checkpoints import load_file, save_atomically
 from utils.run_folder import BEST, LAST
@@ -42,17 +45,29 @@ def with_small_network(arguments: list[str], data: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with the three benchmarks, in which the commands run one after the other."""
+    """A folder with all benchmarks, in which the commands run one after the other."""
     root = tmp_path_factory.mktemp("place")
     for dataset in DATASETS:
-        write_benchmark(root / "datasets", dataset)
+        if dataset != "synthetic":
+            write_benchmark(root / "datasets", dataset)
+    write_synthetic(root / "datasets", instances=4, size=48)
     write_benchmark(root / "datasets", "sketchy_extend", "test_class_sketchy21")
     return root
 
 
 def test_the_readme_has_commands_for_every_dataset_and_program():
     commands = "\n".join(readme_commands())
-    for word in ("train.py", "test.py", "model.published", "tu_berlin", "Quickdraw", "--resume"):
+    for word in (
+        "train.py",
+        "test.py",
+        "prepare.py",
+        "quickstart.py",
+        "synthetic",
+        "model.published",
+        "tu_berlin",
+        "Quickdraw",
+        "--resume",
+    ):
         assert word in commands
 
 
@@ -72,6 +87,13 @@ def test_every_command_of_the_readme_runs(place, monkeypatch):
             more = ["--data_path", "datasets", "-c", "cpu", "--num_workers", "0"]
             _stand_in_for_downloads(arguments)
             assert test.main([*arguments, *more]) == 0, command
+        elif "prepare.py" in command:
+            more = ["--data_path", "drawn", "--instances", "2", "--size", "32"]
+            assert prepare.main([*arguments, *more]) == 0, command
+        elif "quickstart.py" in command:
+            more = shlex.split("-c cpu --batch 2 --datasetLen 4 --epoch 1")
+            assert quickstart.main([*arguments, *more]) == 0, command
+            assert len(list(Path("checkpoints/quickstart").glob("trained/*.rankings.png"))) == 2
         else:
             monkeypatch.setattr("sys.argv", ["published.py", *arguments])
             published._main()
@@ -120,7 +142,7 @@ def test_the_tree_in_the_readme_is_the_tree():
     assert all(path.exists() for path in named), [p for p in named if not p.exists()]
     code = {
         p
-        for folder in ("model", "datasets", "retrieval", "utils")
+        for folder in ("model", "datasets", "datasets/drawn", "retrieval", "utils")
         for p in root.glob(f"{folder}/*.py")
     }
     code |= set(root.glob("*.py"))

@@ -1,0 +1,108 @@
+"""From nothing to a result: draw data, train a small network, score it, and show what it finds.
+
+Runs the same commands that one would type, and prints each.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from datasets import SPLITS
+from options import quickstart_options
+from utils.errors import InputError, run_script
+from utils.logs import duration, write_json
+from utils.run_folder import BEST, LAST
+
+NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
+TRAINING = (
+    "--anchor_number 36 --dropout 0 --triplet_weight 0 --contrastive_weight 10 "
+    "--classification_weight 10 --learning_rate 1e-3 --weight_decay 0.05 --schedule cosine "
+    "--batch 16 --datasetLen 1600 --epoch 7 --validate none"
+)
+PUBLISHED_LOSSES = "--triplet_weight 2 --contrastive_weight 0 --classification_weight 0"
+COLUMNS = {"mAP": "average_precision", "precision@10": "precision@10", "accuracy@1": "accuracy@1"}
+PICTURES = 10
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stages as the command line says; the exit status."""
+    args = quickstart_options(arguments)
+    started = time.monotonic()
+    save = Path(args.save)
+    data = ["--data_path", args.data_path]
+    shared = ["--dataset", "synthetic", *data, "-c", args.choose_cuda, "--num_workers", "2"]
+    training = [*shared, *shlex.split(NETWORK), *shlex.split(TRAINING), "--seed", str(args.seed)]
+    untrained = ["--learning_rate", "0", "--batch", "1", "--datasetLen", "1", "--epoch", "1"]
+    _run("prepare.py", "synthetic", *data)
+    _train(save / "untrained", [*training, *args.training, *untrained])
+    _train(save / "trained", [*training, *args.training])
+    rows = {}
+    for name, folder, mode in (
+        ("untrained, -r sa", "untrained", "sa"),
+        ("trained, -r sa", "trained", "sa"),
+        ("trained, -r rn", "trained", "rn"),
+    ):
+        pictures = ["--save_pictures", str(PICTURES)] if folder == "trained" else []
+        part = ["--testall"] if mode == "sa" else []  # pairs: a fixed part of the sketches will do
+        _run("test.py", *shared, "--save", str(save / folder), "-r", mode, *part, *pictures)
+        result = (
+            f"{Path(BEST).stem}.{SPLITS['synthetic'][0]}.{mode}.{'all' if part else 'part'}.json"
+        )
+        rows[name] = json.loads((save / folder / result).read_text(encoding="utf-8"))
+    rows = {"random ranking": rows["untrained, -r sa"]["chance"], **rows}
+    table = {name: {c: row[key] for c, key in COLUMNS.items()} for name, row in rows.items()}
+    write_json(save / "table.json", table)
+    _show(table, save, time.monotonic() - started)
+    _suggest(args.data_path, save)
+    return 0
+
+
+def _train(folder: Path, options: list[str]) -> None:
+    """Train, or go on where an earlier call was stopped."""
+    resume = ["--resume"] if (folder / LAST).is_file() else []
+    _run("train.py", *options, "--save", str(folder), *resume)
+
+
+def _run(script: str, *options: str) -> None:
+    """Print a command and run it. Raises InputError where it fails."""
+    print(f"\n$ python {script} {shlex.join(options)}", flush=True)
+    place = Path(__file__).resolve().parent / script
+    status = subprocess.run([sys.executable, str(place), *options]).returncode
+    if status:
+        raise InputError(f"{script} ended with exit status {status}; what it said stands above.")
+
+
+def _show(table: dict, save: Path, seconds: float) -> None:
+    """The table, where everything lies, and what to try next."""
+    wide = max(map(len, table))
+    print(f"\nUnseen classes{'':{wide - 14}}" + "".join(f"{c:>14}" for c in COLUMNS))
+    for name, row in table.items():
+        print(f"{name:{wide}}" + "".join(f"{value:14.3f}" for value in row.values()))
+    results = sorted((save / "trained").glob("*.json"))
+    print(f"\nDone in {duration(seconds)}.")
+    for what, files in (
+        ("pictures", sorted((save / "trained").glob("*.rankings.png"))),
+        ("results", [save / "table.json", *(file for file in results if file.name != "run.json")]),
+        ("checkpoint", [save / "trained" / BEST]),
+    ):
+        print(f"{what}: {' '.join(map(str, files))}")
+
+
+def _suggest(data_path: str, save: Path) -> None:
+    """Three commands to go on with."""
+    data, beside = shlex.join(["--data_path", data_path]), shlex.quote(str(save))
+    print(f"""
+What to try next:
+# more sketches and what is found for them
+python test.py --dataset synthetic {data} --save {beside}/trained -r sa --save_pictures 100
+# the published losses alone
+python quickstart.py {data} --save {beside}_published {PUBLISHED_LOSSES}
+# three times as long
+python quickstart.py {data} --save {beside}_longer --epoch 21""")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,102 @@
+"""quickstart.py: which commands it runs; it runs whole in test_commands.py."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import options
+import quickstart
+from utils.errors import InputError
+from utils.run_folder import LAST
+
+OPTIONS = {
+    "prepare.py": options.prepare_options,
+    "train.py": options.train_options,
+    "test.py": options.test_options,
+    "quickstart.py": options.quickstart_options,
+}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The commands that would be run; test.py leaves its result as the real one does."""
+    made = []
+
+    def run(command, **_):
+        script, words = Path(command[1]).name, command[2:]
+        made.append((script, words))
+        if script == "test.py":
+            args = options.test_options(words)
+            part = "all" if args.testall else "part"
+            file = f"best_checkpoint.{args.test_class}.{args.retrieval}.{part}.json"
+            place = Path(args.save)
+            place.mkdir(parents=True, exist_ok=True)
+            scores = {"average_precision": 0.5, "precision@10": 0.4, "accuracy@1": 0.3}
+            (place / file).write_text(json.dumps({**scores, "chance": scores}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return made
+
+
+def test_every_command_is_one_that_the_script_accepts(calls, tmp_path, capsys):
+    assert quickstart.main(["--save", str(tmp_path), "-c", "cpu"]) == 0
+    scripts = [script for script, _ in calls]
+    assert scripts == ["prepare.py", "train.py", "train.py", "test.py", "test.py", "test.py"]
+    for script, words in calls:
+        OPTIONS[script](words)
+    shown = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
+    assert shown == [f"python {script} {shlex.join(words)}" for script, words in calls]
+
+
+def test_the_untrained_and_the_trained_network_start_alike(calls, tmp_path):
+    quickstart.main(["--save", str(tmp_path), "-c", "cpu", "--seed", "7"])
+    untrained, trained = (
+        options.train_options(words) for script, words in calls if script == "train.py"
+    )
+    assert untrained.learning_rate == 0 < trained.learning_rate
+    for name in ("seed", "vit", "downsampling", "pretrained", "classification_weight"):
+        assert getattr(untrained, name) == getattr(trained, name)
+    assert trained.seed == 7 and not trained.pretrained
+
+
+def test_further_options_reach_training(calls, tmp_path):
+    quickstart.main(["--save", str(tmp_path), "--triplet_weight", "2", "--epoch", "3"])
+    untrained, trained = (
+        options.train_options(words) for script, words in calls if script == "train.py"
+    )
+    assert trained.triplet_weight == 2 and trained.epoch == 3
+    assert untrained.learning_rate == 0 and untrained.epoch == 1
+
+
+def test_a_stopped_run_is_resumed(calls, tmp_path):
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / LAST).touch()
+    quickstart.main(["--save", str(tmp_path)])
+    resumed = [
+        options.train_options(words).resume for script, words in calls if script == "train.py"
+    ]
+    assert resumed == [False, True]
+
+
+def test_the_suggested_commands_are_accepted(calls, tmp_path, capsys):
+    quickstart.main(["--save", str(tmp_path / "a b"), "-c", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    suggested = [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
+    assert len(suggested) == 3
+    for script, *words in suggested:
+        args = OPTIONS[script](words)
+        assert "a b" in args.save
+        if script == "quickstart.py":
+            options.train_options(args.training)
+
+
+def test_a_step_that_fails_ends_it_with_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 3)
+    )
+    with pytest.raises(InputError, match=r"prepare\.py ended with exit status 3"):
+        quickstart.main(["--save", str(tmp_path)])
