@@ -22,7 +22,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 COMMAND = re.compile(
     r"^(?:nohup )?(python \S+\.py|python -m model\.published|torchrun \S+ \S+\.py) "
 )
-SMALL = shlex.split("--vit test_vit --batch 2 --datasetLen 4 --epoch 1 -c cpu --num_workers 0")
+SMALL = shlex.split("--batch 2 --datasetLen 4 --epoch 1 -c cpu --num_workers 0")
 
 
 def readme_commands() -> list[str]:
@@ -40,7 +40,8 @@ def words(command: str) -> list[str]:
 
 def with_small_network(arguments: list[str], data: Path) -> list[str]:
     """The same training command with a small network, few draws, and drawn data."""
-    return [*arguments, "--no-pretrained", *SMALL, "--data_path", str(data)]
+    network = [] if "vit_mini_patch8_48" in arguments else ["--vit", "test_vit"]
+    return [*arguments, *network, "--no-pretrained", *SMALL, "--data_path", str(data)]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,12 @@ def test_the_readme_has_commands_for_every_dataset_and_program():
         assert word in commands
 
 
+def test_the_training_on_drawn_objects_is_quickstarts():
+    command = next(c for c in readme_commands() if "train.py --dataset synthetic" in c)
+    stages = f"{quickstart.NETWORK} {quickstart.TRAINING}"
+    assert words(command) == ["--dataset", "synthetic", *shlex.split(stages)]
+
+
 def test_every_command_of_the_readme_runs(place, monkeypatch):
     """In order and in one folder: tests score what the training commands before them wrote."""
     monkeypatch.chdir(place)
@@ -93,7 +100,8 @@ def test_every_command_of_the_readme_runs(place, monkeypatch):
         elif "quickstart.py" in command:
             more = shlex.split("-c cpu --batch 2 --datasetLen 4 --epoch 1")
             assert quickstart.main([*arguments, *more]) == 0, command
-            assert len(list(Path("checkpoints/quickstart").glob("trained/*.rankings.png"))) == 2
+            save = Path(quickstart.quickstart_options(arguments).save)
+            assert len(list(save.glob("trained/*.rankings.png"))) == 2, command
         else:
             monkeypatch.setattr("sys.argv", ["published.py", *arguments])
             published._main()
