@@ -1,6 +1,6 @@
 """From nothing to a result: draw data, train a small network, score it, and show what it finds.
 
-Runs the same commands that one would type, and prints each.
+Runs the same commands that one would type, and prints each; the first draws the data.
 """
 
 import json
@@ -36,7 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     shared = ["--dataset", "synthetic", *data, "-c", args.choose_cuda, "--num_workers", "2"]
     training = [*shared, *shlex.split(NETWORK), *shlex.split(TRAINING), "--seed", str(args.seed)]
     untrained = ["--learning_rate", "0", "--batch", "1", "--datasetLen", "1", "--epoch", "1"]
-    _run("prepare.py", "synthetic", *data)
     _train(save / "untrained", [*training, *args.training, *untrained])
     _train(save / "trained", [*training, *args.training])
     rows = {}

@@ -13,7 +13,6 @@ import quickstart
 import test
 import train
 from datasets import DATASETS, load_benchmark
-from datasets.synthetic import write_synthetic
 from model import build_model, published
 from utils.checkpoints import load_file, save_atomically
 from utils.run_folder import BEST, LAST
@@ -49,9 +48,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with all benchmarks, in which the commands run one after the other."""
     root = tmp_path_factory.mktemp("place")
     for dataset in DATASETS:
-        if dataset != "synthetic":
-            write_benchmark(root / "datasets", dataset)
-    write_synthetic(root / "datasets", instances=4, size=48)
+        write_benchmark(root / "datasets", dataset)
     write_benchmark(root / "datasets", "sketchy_extend", "test_class_sketchy21")
     return root
 

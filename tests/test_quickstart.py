@@ -13,7 +13,6 @@ from utils.errors import InputError
 from utils.run_folder import LAST
 
 OPTIONS = {
-    "prepare.py": options.prepare_options,
     "train.py": options.train_options,
     "test.py": options.test_options,
     "quickstart.py": options.quickstart_options,
@@ -45,7 +44,7 @@ def calls(monkeypatch):
 def test_every_command_is_one_that_the_script_accepts(calls, tmp_path, capsys):
     assert quickstart.main(["--save", str(tmp_path), "-c", "cpu"]) == 0
     scripts = [script for script, _ in calls]
-    assert scripts == ["prepare.py", "train.py", "train.py", "test.py", "test.py", "test.py"]
+    assert scripts == ["train.py", "train.py", "test.py", "test.py", "test.py"]
     for script, words in calls:
         OPTIONS[script](words)
     shown = [line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
@@ -98,5 +97,5 @@ def test_a_step_that_fails_ends_it_with_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(
         subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 3)
     )
-    with pytest.raises(InputError, match=r"prepare\.py ended with exit status 3"):
+    with pytest.raises(InputError, match=r"train\.py ended with exit status 3"):
         quickstart.main(["--save", str(tmp_path)])

@@ -5,7 +5,7 @@ import pytest
 from sample_data import class_names, write_benchmark
 
 from datasets import DATASETS, SPLITS, load_benchmark
-from datasets.zeroshot import SPLIT_FILES
+from datasets.layout import SPLIT_FILES
 from utils.errors import InputError
 
 COUNTS = {  # split: seen, unseen classes
@@ -13,6 +13,7 @@ COUNTS = {  # split: seen, unseen classes
     "test_class_sketchy21": (104, 21),
     "test_class_tuberlin30": (220, 30),
     "Quickdraw": (80, 30),
+    "test_class_synthetic10": (40, 10),
 }
 
 
