@@ -5,6 +5,7 @@ Runs the same commands that one would type, and prints each; the first draws the
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -69,9 +70,26 @@ def _run(script: str, *options: str) -> None:
     """Print a command and run it. Raises InputError where it fails."""
     print(f"\n$ python {script} {shlex.join(options)}", flush=True)
     place = Path(__file__).resolve().parent / script
-    status = subprocess.run([sys.executable, str(place), *options]).returncode
+    status = _status_of([sys.executable, str(place), *options])
+    if status > 128:
+        raise InputError(f"{script} was stopped; the same command goes on from there.")
     if status:
         raise InputError(f"{script} ended with exit status {status}; what it said stands above.")
+
+
+def _status_of(command: list[str]) -> int:
+    """Run a command to its end. What Ctrl-C and SIGTERM mean is for it to decide."""
+    process = subprocess.Popen(command)
+    handlers = {
+        signal.SIGINT: lambda *_: None,  # a terminal sends it to the command as well
+        signal.SIGTERM: lambda number, _: process.send_signal(number),
+    }
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        return process.wait() % 256  # a command that a signal killed has a negative status
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _show(table: dict, save: Path, seconds: float) -> None:

@@ -142,7 +142,8 @@ class Training:
         from utils.seeds import restore_random_state
 
         then, now = checkpoint["options"], vars(self.args)
-        changed = [n for n in RESULT_OPTIONS if then.get(n, now[n]) != now[n]]
+        decisive = [*RESULT_OPTIONS, *(["epoch"] if now["schedule"] != "constant" else [])]
+        changed = [name for name in decisive if then.get(name, now[name]) != now[name]]
         if changed:
             listed = ", ".join(f"--{name} {then[name]} (now {now[name]})" for name in changed)
             raise InputError(

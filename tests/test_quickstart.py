@@ -1,8 +1,12 @@
 """quickstart.py: which commands it runs; it runs whole in test_commands.py."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +28,7 @@ def calls(monkeypatch):
     """The commands that would be run; test.py leaves its result as the real one does."""
     made = []
 
-    def run(command, **_):
+    def run(command):
         script, words = Path(command[1]).name, command[2:]
         made.append((script, words))
         if script == "test.py":
@@ -35,9 +39,9 @@ def calls(monkeypatch):
             place.mkdir(parents=True, exist_ok=True)
             scores = {"average_precision": 0.5, "precision@10": 0.4, "accuracy@1": 0.3}
             (place / file).write_text(json.dumps({**scores, "chance": scores}))
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(quickstart, "_status_of", run)
     return made
 
 
@@ -93,9 +97,44 @@ def test_the_suggested_commands_are_accepted(calls, tmp_path, capsys):
             options.train_options(args.training)
 
 
-def test_a_step_that_fails_ends_it_with_a_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 3)
-    )
-    with pytest.raises(InputError, match=r"train\.py ended with exit status 3"):
+@pytest.mark.parametrize(("status", "said"), [(3, "exit status 3"), (130, "goes on")])
+def test_a_step_that_fails_or_is_stopped_ends_it_with_a_sentence(
+    status, said, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(quickstart, "_status_of", lambda command: status)
+    with pytest.raises(InputError, match=rf"train\.py .*{said}"):
         quickstart.main(["--save", str(tmp_path)])
+
+
+WAITING = """
+import signal, sys, time
+def stop(number, frame):
+    time.sleep(0.5)  # as saving takes
+    sys.exit(100 + number)
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_step_the_time_to_end(number):
+    """As from a terminal, Ctrl-C reaches all of the group; kill reaches the first process."""
+    code = (
+        "import quickstart, sys; print(quickstart._status_of([sys.executable, '-c', sys.argv[1]]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, WAITING],
+        cwd=Path(quickstart.__file__).parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    assert process.communicate(timeout=30)[0].strip() == str(100 + number)

@@ -150,6 +150,12 @@ def test_resuming_with_other_data_or_losses_is_refused_by_name(data, tmp_path):
         run(data, tmp_path / "run", "--resume", "--head", "4")
 
 
+def test_more_epochs_are_refused_where_the_schedule_runs_over_all_of_them(data, tmp_path):
+    run(data, tmp_path / "run", "--epoch", "1", "--schedule", "cosine")
+    with pytest.raises(InputError, match="--epoch 1"):
+        run(data, tmp_path / "run", "--resume", "--epoch", "2", "--schedule", "cosine")
+
+
 def test_more_epochs_after_a_finished_run_equal_one_long_run(data, tmp_path):
     run(data, tmp_path / "short", "--epoch", "1")
     run(data, tmp_path / "short", "--epoch", "2", "--resume")
