@@ -21,7 +21,7 @@ NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
 TRAINING = (
     "--anchor_number 36 --dropout 0 --triplet_weight 0 --contrastive_weight 10 "
     "--classification_weight 10 --learning_rate 1e-3 --weight_decay 0.05 --schedule cosine "
-    "--batch 16 --datasetLen 1600 --epoch 6 --validate none"
+    "--batch 16 --datasetLen 1600 --epoch 8 --validate none"
 )
 PUBLISHED_LOSSES = "--triplet_weight 2 --contrastive_weight 0 --classification_weight 0"
 COLUMNS = {"mAP": "average_precision", "precision@10": "precision@10", "accuracy@1": "accuracy@1"}
@@ -118,7 +118,7 @@ python test.py --dataset synthetic {data} --save {beside}/trained -r sa --save_p
 # the published losses alone
 python quickstart.py {data} --save {beside}_published {PUBLISHED_LOSSES}
 # three times as long
-python quickstart.py {data} --save {beside}_longer --epoch 18""")
+python quickstart.py {data} --save {beside}_longer --epoch 24""")
 
 
 if __name__ == "__main__":
