@@ -17,7 +17,8 @@ test: $(VENV)/.installed-dev
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12"; exit 1; }
+	  { echo "error: $(PYTHON) is absent or older than Python 3.10; name a newer one: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing requirements.txt into $(VENV): some minutes, about 5 GB."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
