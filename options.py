@@ -66,6 +66,7 @@ RESULT_OPTIONS = (
     *(f"{name}_weight" for name, _, _ in LOSS_WEIGHTS),
     "dropout",
     "schedule",
+    "flip",
     "seed",
     "validate",
 )
@@ -99,6 +100,12 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default="constant",
         help="of the learning rate: the same throughout, or rising over the first 3 %% of the "
         "training and falling to zero along a cosine (default %(default)s, as published)",
+    )
+    group.add_argument(
+        "--flip",
+        action="store_true",
+        help="mirror each training image left to right with probability 1/2 (default: off, as "
+        "published)",
     )
     group.add_argument(
         "--validate",

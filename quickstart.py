@@ -19,8 +19,8 @@ from utils.run_folder import BEST, LAST
 
 NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
 TRAINING = (
-    "--anchor_number 36 --dropout 0 --triplet_weight 0 --contrastive_weight 5 "
-    "--classification_weight 20 --learning_rate 1e-3 --weight_decay 0.05 --schedule cosine "
+    "--anchor_number 36 --dropout 0 --triplet_weight 0 --contrastive_weight 10 "
+    "--classification_weight 10 --learning_rate 1e-3 --weight_decay 0.05 --schedule cosine --flip "
     "--batch 16 --datasetLen 1600 --epoch 8 --validate none"
 )
 PUBLISHED_LOSSES = "--triplet_weight 2 --contrastive_weight 0 --classification_weight 0"

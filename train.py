@@ -171,6 +171,7 @@ class Training:
             sampler,
             seed=args.seed,
             skip_bad=args.skip_bad,
+            flip=args.flip,
             workers=args.num_workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_main,

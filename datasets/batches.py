@@ -14,6 +14,7 @@ from datasets.benchmark import PHOTO, SKETCH, ImageList
 from datasets.images import Preprocessing
 from utils.errors import InputError
 
+FLIP = 1  # keeps the random numbers of mirroring apart from those of the draws
 ATTEMPTS = 20  # draws in place of one that holds an unreadable file, before giving up
 
 
@@ -26,14 +27,22 @@ class Triplets(Dataset):
     An item is indexed by (epoch, number) and holds 'sketches' (2, 3, S, S) [s1, s2], 'photos'
     (2, 3, S, S) [p, n], 'sketch_targets' [c, c], 'photo_targets' [c, d], and 'unreadable': a
     sentence for each file that could not be read. With skip_bad another draw takes its place; else
-    the pictures are None.
+    the pictures are None. flip: each picture is mirrored left to right with probability 1/2.
     """
 
-    def __init__(self, images: ImageList, preprocessing: Preprocessing, seed: int, skip_bad: bool):
+    def __init__(
+        self,
+        images: ImageList,
+        preprocessing: Preprocessing,
+        seed: int,
+        skip_bad: bool,
+        flip: bool = False,
+    ):
         self.images = images
         self.preprocessing = preprocessing
         self.seed = seed
         self.skip_bad = skip_bad
+        self.flip = flip
         self.targets = np.unique(images.target)
         if len(self.targets) < 2:
             raise InputError(f"{images.root}: a triplet needs two classes to train on.")
@@ -57,6 +66,10 @@ class Triplets(Dataset):
             except InputError as error:
                 unreadable.append(str(error))
                 continue
+            if self.flip:
+                mirrored = np.random.default_rng([self.seed, *key, attempt, FLIP]).random(4) < 0.5
+                pairs = zip(pictures, mirrored, strict=True)
+                pictures = [picture.flip(-1) if turn else picture for picture, turn in pairs]
             targets = torch.from_numpy(self.images.target[list(indices)])
             return {
                 "sketches": torch.stack(pictures[:2]),
@@ -128,6 +141,7 @@ def build_batches(
     *,
     seed: int,
     skip_bad: bool,
+    flip: bool,
     workers: int,
     **loader_settings,
 ) -> DataLoader:
@@ -135,7 +149,7 @@ def build_batches(
 
     loader_settings: more arguments of torch's DataLoader.
     """
-    dataset = BATCHES[kind](images, preprocessing, seed, skip_bad)
+    dataset = BATCHES[kind](images, preprocessing, seed, skip_bad, flip)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

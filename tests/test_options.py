@@ -326,6 +326,7 @@ def test_options_of_training_alone():
     args = options.train_options([])
     assert (args.contrastive_weight, args.dropout) == (0, 0.1)
     assert (args.validate, args.resume, args.schedule) == ("seen", False, "constant")
+    assert not args.flip and options.train_options(["--flip"]).flip
     words = "--contrastive_weight 0.5 --dropout 0 --validate test --resume"
     args = options.train_options(words.split())
     assert (args.contrastive_weight, args.dropout) == (0.5, 0)

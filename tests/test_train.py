@@ -165,7 +165,7 @@ def test_more_epochs_after_a_finished_run_equal_one_long_run(data, tmp_path):
 
 
 LONG = ("--datasetLen", "40", "--epoch", "1", "--num_workers", "1", "--validate", "none")
-LONG += ("--schedule", "cosine", "--classification_weight", "1")
+LONG += ("--schedule", "cosine", "--classification_weight", "1", "--flip")
 
 
 @pytest.fixture(scope="module")

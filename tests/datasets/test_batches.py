@@ -239,7 +239,7 @@ def test_draws_that_fill_no_batch_are_refused(draws, size, world_size):
 
 def loaded(images, workers, epochs=1, skip_bad=True, **sampler_settings):
     sampler = EpochSampler(draws=9, size=4, **sampler_settings)
-    settings = {"seed": 7, "skip_bad": skip_bad, "workers": workers}
+    settings = {"seed": 7, "skip_bad": skip_bad, "flip": True, "workers": workers}
     batches = build_batches("triplets", images, READ, sampler, **settings)
     found = []
     for epoch in range(epochs):
@@ -259,6 +259,25 @@ def test_any_number_of_workers_gives_the_same_batches(tmp_path):
     assert not torch.equal(alone[0]["photos"], alone[2]["photos"])  # another epoch
 
 
+def test_flip_mirrors_about_half_of_the_pictures_and_nothing_else(tmp_path):
+    images = training_list(tmp_path)
+    plain, flipping = triplets(images), Triplets(images, READ, 0, False, flip=True)
+    mirrored = []
+    for key in DRAWS[:40]:
+        one, other = plain[key], flipping[key]
+        assert torch.equal(one["photo_targets"], other["photo_targets"])
+        for name in ("sketches", "photos"):
+            for picture, shown in zip(one[name], other[name], strict=True):
+                mirrored.append(torch.equal(shown, picture.flip(-1)))
+                assert mirrored[-1] or torch.equal(shown, picture)
+    assert 60 < sum(mirrored) < 100  # of 160
+    assert all(
+        torch.equal(flipping[DRAWS[0]][name], flipping[DRAWS[0]][name])
+        for name in one
+        if name != "unreadable"
+    )
+
+
 def test_loading_leaves_the_random_numbers_of_training_alone(tmp_path):
     images = training_list(tmp_path)
     before = torch.get_rng_state()
@@ -269,7 +288,7 @@ def test_loading_leaves_the_random_numbers_of_training_alone(tmp_path):
 def test_two_processes_see_the_pictures_of_one_with_twice_the_batch(tmp_path):
     images = training_list(tmp_path)
     sampler = EpochSampler(draws=8, size=8)
-    settings = {"seed": 7, "skip_bad": False, "workers": 0}
+    settings = {"seed": 7, "skip_bad": False, "flip": True, "workers": 0}
     (whole,) = build_batches("triplets", images, READ, sampler, **settings)
     parts = []
     for rank in (0, 1):
