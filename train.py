@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return Training(args, folder, device).run()
     finally:
+        torch.set_flush_denormal(False)
         leave_processes()
 
 

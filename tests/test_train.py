@@ -72,6 +72,11 @@ def test_a_run_leaves_checkpoints_options_metrics_and_log(data, tmp_path):
     assert "Best checkpoint" in (save / LOG).read_text().splitlines()[-1]
 
 
+def test_denormal_numbers_are_as_before_after_a_run(data, tmp_path):
+    run(data, tmp_path / "run", "--epoch", "1")
+    assert torch.tensor([1e-39]) * 1 != 0
+
+
 def test_published_losses_alone_by_default(data, tmp_path):
     run(data, tmp_path / "run", "--epoch", "1")
     losses = lines(tmp_path / "run", "epoch")[0]["losses"]
