@@ -233,6 +233,12 @@ def evaluation_settings(args: argparse.Namespace) -> dict:
     }
 
 
+def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
+    """What test.py with these options calls a file of results of the checkpoint of this name."""
+    part = "all" if args.testall else "part"
+    return f"{Path(checkpoint).stem}.{args.test_class}.{args.retrieval}.{part}.{ending}"
+
+
 def resolved(args: argparse.Namespace, settings: dict, classes: int | None = None) -> str:
     """The values of the options whose defaults follow from something else, as a line to print."""
     values = {"test_class": args.test_class, "save": args.save, "cls_number": classes}

@@ -21,11 +21,11 @@ def synthetic(args: Namespace) -> int:
     """Draw the built-in benchmark, unless it is there already with the same settings."""
     from datasets import synthetic as drawn
 
-    wanted = {name: getattr(args, name) for name in ("instances", "size", "seed")}
-    wanted["version"] = drawn.STANDARD["version"]
+    settings = {name: getattr(args, name) for name in ("instances", "size", "seed")}
+    wanted = {"version": drawn.STANDARD["version"], **settings}
     folder = Path(args.data_path) / drawn.LAYOUT.folder
     if not folder.exists():
-        drawn.write_synthetic(folder.parent, **{n: v for n, v in wanted.items() if n != "version"})
+        drawn.write_synthetic(folder.parent, **settings)
     elif (found := drawn.read_description(folder)) != wanted:
         raise InputError(
             f"{folder}: was drawn as {found}, not as {wanted}. Delete it, or name another place "

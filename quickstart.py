@@ -11,8 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from datasets import SPLITS
-from options import quickstart_options
+from options import quickstart_options, result_name, test_options
 from utils.errors import InputError, run_script
 from utils.logs import duration, write_json
 from utils.run_folder import BEST, LAST
@@ -25,7 +24,7 @@ TRAINING = (
 )
 PUBLISHED_LOSSES = "--triplet_weight 2 --contrastive_weight 0 --classification_weight 0"
 COLUMNS = {"mAP": "average_precision", "precision@10": "precision@10", "accuracy@1": "accuracy@1"}
-PICTURES = 10
+PICTURES = ("--save_pictures", "10")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,23 +38,21 @@ def main(arguments: list[str] | None = None) -> int:
     untrained = ["--learning_rate", "0", "--batch", "1", "--datasetLen", "1", "--epoch", "1"]
     _train(save / "untrained", [*training, *args.training, *untrained])
     _train(save / "trained", [*training, *args.training])
-    rows = {}
-    for name, folder, mode in (
-        ("untrained, -r sa", "untrained", "sa"),
-        ("trained, -r sa", "trained", "sa"),
-        ("trained, -r rn", "trained", "rn"),
-    ):
-        pictures = ["--save_pictures", str(PICTURES)] if folder == "trained" else []
-        part = ["--testall"] if mode == "sa" else []  # pairs: a fixed part of the sketches will do
-        _run("test.py", *shared, "--save", str(save / folder), "-r", mode, *part, *pictures)
-        result = (
-            f"{Path(BEST).stem}.{SPLITS['synthetic'][0]}.{mode}.{'all' if part else 'part'}.json"
-        )
-        rows[name] = json.loads((save / folder / result).read_text(encoding="utf-8"))
+    scored = {
+        "untrained, -r sa": _score(save / "untrained", [*shared, "-r", "sa", "--testall"]),
+        "trained, -r sa": _score(save / "trained", [*shared, "-r", "sa", "--testall", *PICTURES]),
+        "trained, -r rn": _score(save / "trained", [*shared, "-r", "rn", *PICTURES]),
+    }
+    rows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in scored.items()}
     rows = {"random ranking": rows["untrained, -r sa"]["chance"], **rows}
     table = {name: {c: row[key] for c, key in COLUMNS.items()} for name, row in rows.items()}
     write_json(save / "table.json", table)
-    _show(table, save, time.monotonic() - started)
+    _show(table)
+    results = [file for file in scored.values() if file.parent.name == "trained"]
+    print(f"\nDone in {duration(time.monotonic() - started)}.")
+    print("pictures:", *(file.with_suffix(".rankings.png") for file in results))
+    print("results:", save / "table.json", *results)
+    print("checkpoint:", save / "trained" / BEST)
     _suggest(args.data_path, save)
     return 0
 
@@ -64,6 +61,13 @@ def _train(folder: Path, options: list[str]) -> None:
     """Train, or go on where an earlier call was stopped."""
     resume = ["--resume"] if (folder / LAST).is_file() else []
     _run("train.py", *options, "--save", str(folder), *resume)
+
+
+def _score(folder: Path, options: list[str]) -> Path:
+    """Score what was trained there; the file of results."""
+    words = [*options, "--save", str(folder)]
+    _run("test.py", *words)
+    return folder / result_name(test_options(words), BEST, "json")
 
 
 def _run(script: str, *options: str) -> None:
@@ -92,20 +96,12 @@ def _status_of(command: list[str]) -> int:
             signal.signal(number, handler)
 
 
-def _show(table: dict, save: Path, seconds: float) -> None:
-    """The table, where everything lies, and what to try next."""
+def _show(table: dict) -> None:
+    """Print the table."""
     wide = max(map(len, table))
-    print(f"\nUnseen classes{'':{wide - 14}}" + "".join(f"{c:>14}" for c in COLUMNS))
+    print(f"\n{'Unseen classes':{wide}}" + "".join(f"{column:>14}" for column in COLUMNS))
     for name, row in table.items():
         print(f"{name:{wide}}" + "".join(f"{value:14.3f}" for value in row.values()))
-    results = sorted((save / "trained").glob("*.json"))
-    print(f"\nDone in {duration(seconds)}.")
-    for what, files in (
-        ("pictures", sorted((save / "trained").glob("*.rankings.png"))),
-        ("results", [save / "table.json", *(file for file in results if file.name != "run.json")]),
-        ("checkpoint", [save / "trained" / BEST]),
-    ):
-        print(f"{what}: {' '.join(map(str, files))}")
 
 
 def _suggest(data_path: str, save: Path) -> None:

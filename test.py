@@ -6,7 +6,14 @@ from pathlib import Path
 
 from datasets import load_benchmark
 from model import load_model
-from options import evaluation_settings, named_settings, plain_options, resolved, test_options
+from options import (
+    evaluation_settings,
+    named_settings,
+    plain_options,
+    resolved,
+    result_name,
+    test_options,
+)
 from utils.errors import InputError, run_script
 from utils.logs import environment, log, start_logging, write_json
 from utils.run_folder import BEST
@@ -239,8 +246,7 @@ def _best_photos(evaluation, numbers: list[int]) -> Iterator:
 
 def _write_beside(path: Path, args: Namespace, ending: str, write: Callable[[Path], None]) -> Path:
     """Where `write` wrote: beside the checkpoint, or in the current folder if that is refused."""
-    part = "all" if args.testall else "part"
-    file = path.with_name(f"{path.stem}.{args.test_class}.{args.retrieval}.{part}.{ending}")
+    file = path.with_name(result_name(args, path.name, ending))
     try:
         write(file)
     except OSError as error:

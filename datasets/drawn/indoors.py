@@ -112,10 +112,10 @@ def candle(m: Measures) -> list[Part]:
     ]
     dish = m(0.45, 0.7)
     if m.maybe(0.5):
-        loop = ellipse(dish + 0.1, 0.72, 0.16, 0.13)
-        parts.append(solid("handle", "metal", tube(np.vstack([loop, loop[:1]]), 0.07), colour="d"))
+        loop = tube(ring(dish + 0.1, 0.72, 0.16, 0.13), 0.07)
+        parts.append(solid("handle", "metal", loop, colour="holder"))
     holder = polygon((-dish, 0.65), (dish, 0.65), (dish * 0.6, 0.88), (-dish * 0.6, 0.88))
-    return [*parts, solid("holder", "metal", holder, colour="d")]
+    return [*parts, solid("holder", "metal", holder)]
 
 
 def chair(m: Measures) -> list[Part]:
@@ -175,9 +175,9 @@ def key(m: Measures) -> list[Part]:
     teeth = np.linspace(end - 0.12, end - m(0.32, 0.45), m.count(2, 3))
     long = m(0.2, 0.34)
     return [
-        solid("shaft", "metal", box(centre + bow - 0.05, -thick / 2, end, thick / 2), colour="k"),
-        *(solid("bit", "metal", box(x, 0.02, x + 0.1, long), colour="k") for x in teeth),
-        solid("bow", "metal", loop, colour="k"),
+        solid("shaft", "metal", box(centre + bow - 0.05, -thick / 2, end, thick / 2), colour="key"),
+        *(solid("bit", "metal", box(x, 0.02, x + 0.1, long), colour="key") for x in teeth),
+        solid("bow", "metal", loop, colour="key"),
     ]
 
 
@@ -228,9 +228,12 @@ def fork(m: Measures) -> list[Part]:
         ]
     )
     return [
-        *(solid("tine", "metal", box(x - 0.035, -0.9, x + 0.035, root), colour="f") for x in tines),
-        solid("handle", "metal", grip, colour="f"),
-        solid("palm", "metal", palm, colour="f"),
+        *(
+            solid("tine", "metal", box(x - 0.035, -0.9, x + 0.035, root), colour="fork")
+            for x in tines
+        ),
+        solid("handle", "metal", grip, colour="fork"),
+        solid("palm", "metal", palm, colour="fork"),
     ]
 
 

@@ -191,7 +191,7 @@ def _colour(material: Material, random: Generator) -> np.ndarray:
 
 
 def _noise(large: int, cells: int, random: Generator, stretch: int = 1) -> np.ndarray:
-    """Smooth noise in about [-1, 1]: `cells` bumps down the picture, fewer across if stretched."""
+    """Smooth noise in about [-1, 1]: `cells` bumps across the picture, `stretch` as many down."""
     coarse = random.uniform(-1, 1, size=(cells * stretch, cells)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((large, large), Image.Resampling.BICUBIC))
 

@@ -4,7 +4,7 @@ Points are (N, 2) arrays of x (to the right) and y (downwards); an object about 
 from -1 to 1. An outline is closed: its last point joins its first.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
@@ -25,8 +25,8 @@ class Part:
     name: str
     material: str
     outline: np.ndarray
-    strokes: list[np.ndarray] = field(default_factory=list)
-    colour: str = ""
+    strokes: list[np.ndarray]
+    colour: str
 
 
 class Measures:

@@ -1,11 +1,13 @@
 """An object as somebody sketches it: wobbly strokes with gaps, some of it left out."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 from datasets.drawn.pose import Pose
-from datasets.drawn.shapes import Part
+from datasets.drawn.shapes import STEP, Part
 
 OVERSAMPLING = 3
 SMALL = 0.03  # share of the picture below which a part may be left out,
@@ -22,7 +24,7 @@ def leave_out(parts: list[Part], random: Generator) -> list[Part]:
         if small and random.random() < 0.12:
             continue
         lines = [stroke for stroke in part.strokes[1:] if random.random() < 0.75]
-        kept.append(Part(part.name, part.material, part.outline, [part.strokes[0], *lines]))
+        kept.append(replace(part, strokes=[part.strokes[0], *lines]))
     return kept or parts[-1:]
 
 
@@ -81,7 +83,7 @@ class _Hand:
         return [p[~np.isnan(p[:, 0])] for p in np.split(stroke, breaks) if len(p) > 2]
 
 
-def evenly_spaced(stroke: np.ndarray, step: float = 0.04) -> np.ndarray:
+def evenly_spaced(stroke: np.ndarray, step: float = STEP) -> np.ndarray:
     """Points on the stroke at most about `step` apart, its corners among them."""
     length = np.linalg.norm(np.diff(stroke, axis=0), axis=1)
     counts = np.maximum(1, np.round(length / step)).astype(int)

@@ -13,7 +13,6 @@ from datasets.drawn.pose import Pose, draw_pose, part_labels
 from datasets.drawn.shapes import (
     MISJUDGED,
     Measures,
-    Part,
     blob,
     box,
     closed,
@@ -538,11 +537,11 @@ def test_an_object_covers_its_place_in_the_photo():
     """With other parts' colours the photo changes on the part, and not far from it."""
     outline = box(-0.4, -0.4, 0.4, 0.4)
     photos = [
-        np.asarray(draw_photo([Part("a", name, outline)], STRAIGHT, 64, generator(5)), dtype=float)
+        np.asarray(draw_photo([solid("a", name, outline)], STRAIGHT, 64, generator(5)), dtype=float)
         for name in ("snow", "dark")
     ]
     changed = np.abs(photos[0] - photos[1]).mean(axis=2)
-    labels = np.asarray(part_labels([Part("a", "snow", outline)], STRAIGHT, 64, ["a"])) > 0
+    labels = np.asarray(part_labels([solid("a", "snow", outline)], STRAIGHT, 64, ["a"])) > 0
     assert changed[labels].mean() > 100
     assert changed[:10].max() < 40  # the noise of the camera is the same, the background too
 
