@@ -14,7 +14,7 @@ from utils.errors import InputError
 from utils.logs import log, progress
 
 STEPS_BETWEEN_REPORTS = 50
-WARM_UP = 0.03  # share of the training over which the cosine schedule rises
+WARM_UP = 0.1  # share of the training over which the cosine schedule rises
 
 
 @dataclass
@@ -42,6 +42,8 @@ def train_one_epoch(
     steps: int,
     first_step: int = 0,
     schedule: str = "constant",
+    amp: str = "off",
+    after_step: Callable[[], None] = lambda: None,
     skip_bad: bool = False,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[int, float, dict[str, float]], None] = lambda step, speed, losses: None,
@@ -49,7 +51,8 @@ def train_one_epoch(
     """Optimise a method (or DDP around one) over the batches of one epoch.
 
     epoch: from 0, of `epochs`; steps: in a whole epoch; first_step: where `batches` begins.
-    schedule: of the learning rate, see rate_at.
+    schedule: of the learning rate, see rate_at. amp: "off", or "bf16" for autocast to bfloat16.
+    after_step: called after each optimiser step.
     stop: asked after each step; True ends the epoch there. report: called with the step, and with
     the images per second and mean losses since the last report. Raises InputError for an
     unreadable file (unless skip_bad) and for a loss that is not finite.
@@ -67,12 +70,14 @@ def train_one_epoch(
         middle = (epoch + (result.steps + 0.5) / steps) / epochs  # of the step: never 0, never 1
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate_at(schedule, middle)
-        losses = model(batch, (epoch + result.steps / steps) / epochs)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+            losses = model(batch, (epoch + result.steps / steps) / epochs)
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         optimizer.step()
         result.steps += 1
         method.after_step(epoch * steps + result.steps)
+        after_step()
         of_epoch.add(losses)
         of_report.add(losses)
         result.finished = result.steps == steps
@@ -89,7 +94,7 @@ def train_one_epoch(
 def rate_at(schedule: str, done: float) -> float:
     """The share of the full learning rate after the share `done` of the training, both in [0, 1].
 
-    constant: always 1. cosine: rises in a line over the first 3 %, then falls along a half cosine.
+    constant: always 1. cosine: rises in a line over the first tenth, and falls along a half cosine.
     """
     if schedule == "constant":
         return 1.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from datasets import DATASETS, SPLITS
+from model.recipes import RECIPES, values_of
 
 SAVE_FOLDERS = {
     "sketchy_extend": "./checkpoints/sketchy_ext",
@@ -29,22 +30,36 @@ ARCHITECTURE = {
     "number": "layers",
     "anchor_number": "anchors",
     "downsampling": "downsampling",
+    "shortcut": "shortcut",
     "keep_rate": "keep_rate",
+    "centring": "centring",
 }
 """Option -> setting of the model; a checkpoint brings its own."""
 
-LOSS_WEIGHTS = (
-    ("triplet", 2.0, "triplet loss of the retrieval tokens after cross-attention"),
-    ("relation", 4.0, "loss of the relation network, which -r rn compares by"),
-    (
-        "contrastive",
-        0.0,
-        "class-wise contrastive loss between the retrieval tokens before cross-attention, which "
-        "-r sa compares",
-    ),
-    ("classification", 0.0, "cross-entropy of the seen classes, told from those same tokens"),
+TRAINING_SETTINGS = (
+    "draws",
+    "triplet_weight",
+    "relation_weight",
+    "relation_loss",
+    "contrastive_weight",
+    "temperature",
+    "learn_temperature",
+    "classification_weight",
+    "distillation_weight",
+    "dropout",
 )
-"""Name, default and meaning of the losses; the option is --<name>_weight."""
+"""Options that tell the model how to train, whatever a checkpoint's are; its settings by name."""
+
+LOSSES = {
+    "triplet": "triplet loss of the retrieval tokens after cross-attention",
+    "relation": "loss of the relation network, which -r rn compares by",
+    "contrastive": "class-wise contrastive loss between the retrieval tokens before "
+    "cross-attention, which -r sa compares",
+    "classification": "cross-entropy of the seen classes, told from those same tokens",
+    "distillation": "distance (1 - cosine) of the photos' tokens from what the tokenizer said of "
+    "them before training",
+}
+"""What the losses are; the option of their weight is --<name>_weight."""
 
 BLOCK = 20
 
@@ -52,23 +67,17 @@ _ARCHITECTURE_DEFAULTS = {
     "vit": "vit_base_patch16_224",
     "head": 8,
     "number": 1,
-    "downsampling": "published",
     "keep_rate": 1.0,
 }
 RESULT_OPTIONS = (
     "dataset",
     "test_class",
     "cls_number",
-    "batch",
-    "datasetLen",
-    "learning_rate",
-    "weight_decay",
-    *(f"{name}_weight" for name, _, _ in LOSS_WEIGHTS),
-    "dropout",
-    "schedule",
-    "flip",
+    *(name for name in RECIPES["paper"] if name != "epoch"),
+    "amp",
     "seed",
     "validate",
+    "validation_classes",
 )
 """Training options that may not change when a run is resumed."""
 
@@ -78,35 +87,7 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("Train ZSE-SBIR for zero-shot sketch-based image retrieval.", "train.py")
     _add_shared(parser)
     group = parser.add_argument_group("training, beyond the published options")
-    for name, default, meaning in LOSS_WEIGHTS:
-        group.add_argument(
-            f"--{name}_weight",
-            type=_number(0),
-            default=default,
-            metavar="W",
-            help=f"weight of the {meaning} (no unit; default %(default)s, as published)",
-        )
-    group.add_argument(
-        "--dropout",
-        type=_number(0, 1),
-        default=0.1,
-        metavar="P",
-        help="probability of dropping an activation, 0 to below 1; 0 suits small ViTs, which were "
-        "pretrained without (default %(default)s, as published)",
-    )
-    group.add_argument(
-        "--schedule",
-        choices=("constant", "cosine"),
-        default="constant",
-        help="of the learning rate: the same throughout, or rising over the first 3 %% of the "
-        "training and falling to zero along a cosine (default %(default)s, as published)",
-    )
-    group.add_argument(
-        "--flip",
-        action="store_true",
-        help="mirror each training image left to right with probability 1/2 (default: off, as "
-        "published)",
-    )
+    _add_recipe(group)
     group.add_argument(
         "--validate",
         choices=("seen", "test", "none"),
@@ -116,11 +97,29 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "on all seen classes and keep the last epoch (none) (default %(default)s)",
     )
     group.add_argument(
+        "--validation_classes",
+        type=_count(2),
+        metavar="N",
+        help="how many seen classes --validate seen holds out (default: a tenth)",
+    )
+    group.add_argument(
+        "--amp",
+        choices=("off", "bf16"),
+        default="off",
+        help="precision of the network's forward and backward pass: fp32, or bfloat16 where that "
+        "is safe; losses are fp32 either way (default %(default)s)",
+    )
+    group.add_argument(
         "--resume",
         action="store_true",
         help="go on with the run in the save folder, from where it stopped (default: off)",
     )
-    return _parsed(parser, arguments)
+    args = _parsed(parser, arguments)
+    for name, value in values_of(args.recipe, args.pretrained or bool(args.load)).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    _check_recipe(args, parser)
+    return args
 
 
 def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -208,8 +207,17 @@ def quickstart_options(arguments: Sequence[str] | None = None) -> argparse.Names
 
 def loss_settings(args: argparse.Namespace) -> dict:
     """The settings of the model that tell how to train, whatever a checkpoint's are."""
-    names = [*(f"{name}_weight" for name, _, _ in LOSS_WEIGHTS), "dropout"]
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in TRAINING_SETTINGS}
+
+
+def draw_settings(args: argparse.Namespace) -> dict:
+    """The options that datasets.batches.build_batches() takes, under its names."""
+    return {
+        "seed": args.seed,
+        "skip_bad": args.skip_bad,
+        "augmentation": args.augment,
+        "per_class": args.per_class,
+    }
 
 
 def settings_of(args: argparse.Namespace) -> dict:
@@ -226,6 +234,8 @@ def evaluation_settings(args: argparse.Namespace) -> dict:
     """The options that retrieval.evaluate.evaluate() takes, under its names."""
     return {
         "mode": args.retrieval,
+        "fuse": args.fuse,
+        "views": args.views,
         "query_block": args.test_sk,
         "gallery_block": args.test_im,
         "workers": args.num_workers,
@@ -235,8 +245,11 @@ def evaluation_settings(args: argparse.Namespace) -> dict:
 
 def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
     """What test.py with these options calls a file of results of the checkpoint of this name."""
+    mode = f"{args.retrieval}+{args.fuse:g}sa" if args.fuse else args.retrieval
+    if args.views != "plain":
+        mode = f"{mode}-{args.views}"
     part = "all" if args.testall else "part"
-    return f"{Path(checkpoint).stem}.{args.test_class}.{args.retrieval}.{part}.{ending}"
+    return f"{Path(checkpoint).stem}.{args.test_class}.{mode}.{part}.{ending}"
 
 
 def resolved(args: argparse.Namespace, settings: dict, classes: int | None = None) -> str:
@@ -367,8 +380,22 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--downsampling",
         choices=("published", "spatial"),
         help="how patch tokens become anchors: as released weights need it, each anchor mixing "
-        "all patches, or as regions of the image "
-        f"(default {defaults['downsampling']})",
+        f"all patches, or as regions of the image {_of_recipes('downsampling')}",
+    )
+    group.add_argument(
+        "--shortcut",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let the relation network also weigh three cosines: of the retrieval tokens, and of "
+        "each side's anchors with their best partners; cross-attention then starts as the identity "
+        f"{_of_recipes('shortcut')}",
+    )
+    group.add_argument(
+        "--centring",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="take each modality's mean over the training images from its retrieval tokens before "
+        f"-r sa compares them {_of_recipes('centring')}",
     )
     group.add_argument(
         "--keep_rate",
@@ -394,18 +421,150 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         "looked for in ./model (default: sam_ViT-B_16.pth where it lies there, else timm by name)",
     )
     group.add_argument(
-        "--batch", type=_count(1), default=15, help="draws a step, 4 images each (default 15)"
-    )
-    group.add_argument("--epoch", type=_count(1), default=30, help="epochs (default 30)")
-    group.add_argument(
-        "--datasetLen", type=_count(1), default=10000, help="draws an epoch (default 10000)"
-    )
-    group.add_argument(
-        "--learning_rate", type=_number(0), default=1e-5, help="of AdamW (default 1e-5)"
+        "--batch",
+        type=_count(1),
+        metavar="N",
+        help="draws a step: triplets of 4 images each, or classes with --per_class sketches and as "
+        f"many photos {_of_recipes('batch')}",
     )
     group.add_argument(
-        "--weight_decay", type=_number(0), default=1e-2, help="of AdamW (default 1e-2)"
+        "--epoch", type=_count(1), metavar="N", help=f"epochs {_of_recipes('epoch')}"
     )
+    group.add_argument(
+        "--datasetLen",
+        type=_count(1),
+        metavar="N",
+        help=f"draws an epoch {_of_recipes('datasetLen')}",
+    )
+    group.add_argument(
+        "--learning_rate",
+        type=_number(0),
+        metavar="RATE",
+        help=f"of AdamW {_of_recipes('learning_rate')}",
+    )
+    group.add_argument(
+        "--weight_decay",
+        type=_number(0),
+        metavar="RATE",
+        help=f"of AdamW {_of_recipes('weight_decay')}",
+    )
+
+
+def _add_recipe(group: argparse._ArgumentGroup) -> None:
+    """The options that a recipe sets, those of the published program excepted."""
+    group.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        default="strong",
+        help="where every option of training that is not given takes its value from: what was "
+        "measured to work best (docs/recipe.md), or the published values (default %(default)s)",
+    )
+    group.add_argument(
+        "--draws",
+        choices=("triplets", "classes"),
+        help="what a draw is: two sketches and two photos, as published, or images of one class "
+        f"{_of_recipes('draws')}",
+    )
+    group.add_argument(
+        "--per_class",
+        type=_count(1),
+        metavar="K",
+        help="sketches, and as many photos, of a draw of a class; triplets do not use it "
+        f"{_of_recipes('per_class')}",
+    )
+    group.add_argument(
+        "--augment",
+        choices=("none", "flip", "light", "strong"),
+        help="change training images at random: mirror them; also move, shear and crop them a "
+        "little; or all that datasets/augment.py has, at full range "
+        f"{_of_recipes('augment')}",
+    )
+    for name, meaning in LOSSES.items():
+        group.add_argument(
+            f"--{name}_weight",
+            type=_number(0),
+            metavar="W",
+            help=f"weight of the {meaning} (no unit) {_of_recipes(f'{name}_weight')}",
+        )
+    group.add_argument(
+        "--relation_loss",
+        choices=("mse", "logistic"),
+        help="of the relation network: squared distance of the score from 0.99 and 0.01, or the "
+        f"logistic loss of the logit {_of_recipes('relation_loss')}",
+    )
+    group.add_argument(
+        "--temperature",
+        type=_number(0, 1, above=True),
+        metavar="T",
+        help="the contrastive loss divides cosines by it, above 0 to 1 "
+        f"{_of_recipes('temperature')}",
+    )
+    group.add_argument(
+        "--learn_temperature",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let training change the temperature, down to 0.01 "
+        f"{_of_recipes('learn_temperature')}",
+    )
+    group.add_argument(
+        "--dropout",
+        type=_number(0, 1),
+        metavar="P",
+        help="probability of dropping an activation, 0 to below 1; 0 suits small ViTs, which were "
+        f"pretrained without {_of_recipes('dropout')}",
+    )
+    group.add_argument(
+        "--schedule",
+        choices=("constant", "cosine"),
+        help="of the learning rate: the same throughout, or rising over the first tenth of the "
+        f"training and falling to zero along a cosine {_of_recipes('schedule')}",
+    )
+    group.add_argument(
+        "--layer_decay",
+        type=_number(0, 1, above=True),
+        metavar="D",
+        help="each layer of the tokenizer learns at D times the rate of the next one, above 0 to 1 "
+        f"{_of_recipes('layer_decay')}",
+    )
+    group.add_argument(
+        "--new_rate",
+        type=_number(0),
+        metavar="M",
+        help="what is not the tokenizer learns at M times the learning rate "
+        f"{_of_recipes('new_rate')}",
+    )
+    group.add_argument(
+        "--ema",
+        type=_number(0, 1),
+        metavar="D",
+        help="keep a running average of the weights, decay D a step, and validate and save that; "
+        f"0: no average {_of_recipes('ema')}",
+    )
+
+
+def _of_recipes(option: str) -> str:
+    """What the recipes say of an option, for its help."""
+    values = {name: recipe[option] for name, recipe in RECIPES.items()}
+    words = {True: "on", False: "off"}
+    return (
+        "("
+        + ", ".join(
+            f"{n}: {words.get(v, v) if isinstance(v, bool) else v}" for n, v in values.items()
+        )
+        + ")"
+    )
+
+
+def _check_recipe(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse what cannot be trained."""
+    if args.draws == "classes" and args.batch < 3:
+        parser.error(
+            f"--batch {args.batch}: draws of classes need 3 or more, so that two classes meet"
+        )
+    if args.distillation_weight and not (args.pretrained or args.load):
+        parser.error(
+            "--distillation_weight keeps what pretraining knows, which --no-pretrained forbids"
+        )
 
 
 def _add_evaluation(group: argparse._ArgumentGroup) -> None:
@@ -416,6 +575,21 @@ def _add_evaluation(group: argparse._ArgumentGroup) -> None:
         default="rn",
         help="score every pair with the relation network (rn), or compare retrieval tokens (sa) "
         "(default %(default)s)",
+    )
+    group.add_argument(
+        "--fuse",
+        type=_number(0),
+        default=0.0,
+        metavar="W",
+        help="with -r rn: add W times the similarity that -r sa compares to every pair's score "
+        "(default %(default)s: no)",
+    )
+    group.add_argument(
+        "--views",
+        choices=("plain", "mirror", "many"),
+        default="plain",
+        help="what -r sa compares of an image: itself; the mean of itself and its mirror image, "
+        "twice the work; of 8 views of a sketch and 3 of a photo (default %(default)s)",
     )
     group.add_argument(
         "--testall",
@@ -480,6 +654,8 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
         args.save = SAVE_FOLDERS[args.dataset]
     if args.pretrained_path and not args.pretrained:
         parser.error("--pretrained_path names weights that --no-pretrained forbids: drop one")
+    if args.fuse and args.retrieval != "rn":
+        parser.error(f"--fuse {args.fuse:g} adds to the scores of pairs: it needs -r rn")
     args.test_sk = args.test_sk or BLOCK
     args.test_im = args.test_im or BLOCK
     args.given = {name for name in ARCHITECTURE if getattr(args, name) is not None}

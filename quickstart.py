@@ -17,12 +17,8 @@ from utils.logs import duration, write_json
 from utils.run_folder import BEST, LAST
 
 NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
-TRAINING = (
-    "--anchor_number 36 --dropout 0 --triplet_weight 0 --contrastive_weight 10 "
-    "--classification_weight 10 --learning_rate 1e-3 --weight_decay 0.05 --schedule cosine --flip "
-    "--batch 16 --datasetLen 1600 --epoch 8 --validate none"
-)
-PUBLISHED_LOSSES = "--triplet_weight 2 --contrastive_weight 0 --classification_weight 0"
+TRAINING = "--anchor_number 36 --batch 32 --datasetLen 3200 --epoch 8 --validate none"
+PAPER = "--recipe paper --batch 16 --datasetLen 1600 --learning_rate 1e-3"
 COLUMNS = {"mAP": "average_precision", "precision@10": "precision@10", "accuracy@1": "accuracy@1"}
 PICTURES = ("--save_pictures", "10")
 
@@ -35,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     data = ["--data_path", args.data_path]
     shared = ["--dataset", "synthetic", *data, "-c", args.choose_cuda, "--num_workers", "2"]
     training = [*shared, *shlex.split(NETWORK), *shlex.split(TRAINING), "--seed", str(args.seed)]
-    untrained = ["--learning_rate", "0", "--batch", "1", "--datasetLen", "1", "--epoch", "1"]
+    untrained = ["--learning_rate", "0", "--batch", "3", "--datasetLen", "3", "--epoch", "1"]
     _train(save / "untrained", [*training, *args.training, *untrained])
     _train(save / "trained", [*training, *args.training])
     scored = {
@@ -111,8 +107,8 @@ def _suggest(data_path: str, save: Path) -> None:
 What to try next:
 # more sketches and what is found for them
 python test.py --dataset synthetic {data} --save {beside}/trained -r sa --save_pictures 100
-# the published losses alone
-python quickstart.py {data} --save {beside}_published {PUBLISHED_LOSSES}
+# the published recipe
+python quickstart.py {data} --save {beside}_paper {PAPER}
 # three times as long
 python quickstart.py {data} --save {beside}_longer --epoch 24""")
 

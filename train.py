@@ -8,6 +8,7 @@ from datasets import load_benchmark
 from model import FORMAT, build_model, load_model
 from options import (
     RESULT_OPTIONS,
+    draw_settings,
     evaluation_settings,
     loss_settings,
     named_settings,
@@ -61,6 +62,7 @@ class Training:
         self.benchmark = self._load_data()
         self.method, self.starts_from, checkpoint = self._build_method()
         self.method.to(device)
+        self.average = self._build_average()
         self.preprocessing = Preprocessing(**self.method.inputs)
         self.optimizer = self._build_optimizer()
         self.stop = StopSignals()
@@ -69,6 +71,8 @@ class Training:
         self.unreadable: set[str] = set()
         if args.resume:
             self._restore(checkpoint)
+        else:
+            self.method.before_training()
 
     def run(self) -> int:
         """Train the epochs that are left; the exit status (128 + its number after a signal)."""
@@ -102,6 +106,7 @@ class Training:
             Path(args.data_path),
             unseen=args.validate == "test",
             validation=args.validate == "seen",
+            validation_classes=args.validation_classes,
             seed=args.seed,
             classes=args.cls_number,
             skip_bad=args.skip_bad,
@@ -131,12 +136,31 @@ class Training:
     def _build_optimizer(self):
         import torch
 
-        recipe = {name: getattr(self.args, name) for name in ("learning_rate", "weight_decay")}
+        args = self.args
+        rates = {n: getattr(args, n) for n in ("learning_rate", "layer_decay", "new_rate")}
         return torch.optim.AdamW(
-            self.method.parameter_groups(recipe),
-            lr=recipe["learning_rate"],
-            weight_decay=recipe["weight_decay"],
+            self.method.parameter_groups(rates),
+            lr=args.learning_rate,
+            weight_decay=args.weight_decay,
         )
+
+    def _build_average(self):
+        """The running average of the weights, which starts as a short one; None without --ema."""
+        from torch.optim.swa_utils import AveragedModel
+
+        if not self.args.ema:
+            return None
+
+        def follow(average, current, steps):
+            """Both are one tensor of the weights; steps: taken before."""
+            return current.lerp(average, min(self.args.ema, (1 + steps) / (10 + steps)))
+
+        return AveragedModel(self.method, avg_fn=follow, use_buffers=True)
+
+    @property
+    def best_method(self):
+        """What is validated and kept: the average where there is one."""
+        return self.average.module if self.average else self.method
 
     def _restore(self, checkpoint: dict) -> None:
         """Stand where the checkpoint was written."""
@@ -151,6 +175,8 @@ class Training:
                 f"{self.folder.path}: was trained with {listed}. Resume with the same."
             )
         self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.average:
+            self.average.load_state_dict(checkpoint["average"])
         restore_random_state(checkpoint["rng"])
         self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
         self.best = checkpoint["best"]
@@ -170,9 +196,7 @@ class Training:
             self.benchmark.train,
             self.preprocessing,
             sampler,
-            seed=args.seed,
-            skip_bad=args.skip_bad,
-            flip=args.flip,
+            draw_settings=draw_settings(args),
             workers=args.num_workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_main,
@@ -197,6 +221,8 @@ class Training:
             steps=sampler.steps,
             first_step=self.step,
             schedule=self.args.schedule,
+            amp=self.args.amp,
+            after_step=self._follow,
             skip_bad=self.args.skip_bad,
             stop=lambda: self.stop.asked,
             report=self._report,
@@ -204,6 +230,10 @@ class Training:
         self.step, self.losses = result.steps, result.losses
         self.unreadable |= result.unreadable
         return result.finished
+
+    def _follow(self) -> None:
+        if self.average:
+            self.average.update_parameters(self.method)
 
     def _report(self, step: int, images_per_second: float, losses: dict[str, float]) -> None:
         line = {"kind": "steps", "epoch": self.epoch + 1, "step": step, **losses}
@@ -250,7 +280,7 @@ class Training:
         if not args.testall:
             queries, gallery = benchmark.published_part(queries, gallery)
         evaluation = evaluate(
-            self.method,
+            self.best_method,
             queries,
             gallery,
             self.preprocessing,
@@ -263,17 +293,22 @@ class Training:
     # ---- what a run writes (its first process does)
 
     def _save(self, name: str, metrics: dict | None = None) -> None:
-        """A checkpoint; the best one leaves out what only resuming needs."""
+        """A checkpoint; the best one leaves out what only training needs."""
         from utils.seeds import random_state
 
         if not self.folder.writes:
             return
         resumable = name == LAST
+        method = self.method if resumable else self.best_method
+        state = method.state_dict()
+        if not resumable:
+            state = {n: t for n, t in state.items() if not n.startswith(method.training_only)}
         checkpoint = {
             "format": FORMAT,
             "method": self.method.name,
             "settings": self.method.settings,
-            "model": self.method.state_dict(),
+            "model": state,
+            "average": self.average.state_dict() if resumable and self.average else None,
             "optimizer": self.optimizer.state_dict() if resumable else None,
             "schedule": None,
             "rng": random_state() if resumable else None,
@@ -303,6 +338,7 @@ class Training:
         }[args.validate]
         settings = " ".join(f"{name}={value}" for name, value in method.settings.items())
         classes = len(seen) + len(benchmark.validation.classes())
+        log.info("recipe: %s", args.recipe)
         log.info("%s: %s", method.name, settings)
         log.info("resolved: %s", resolved(args, method.settings, classes))
         log.info("trains on %d seen classes: %s", len(seen), counts)

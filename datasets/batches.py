@@ -8,83 +8,83 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datasets.augment import augment
 from datasets.benchmark import PHOTO, SKETCH, ImageList
 from datasets.images import Preprocessing
 from utils.errors import InputError
 
-FLIP = 1  # keeps the random numbers of mirroring apart from those of the draws
+AUGMENTING, DEALING = 1, 2  # keep these random numbers apart from those of the draws
 ATTEMPTS = 20  # draws in place of one that holds an unreadable file, before giving up
 
 
-class Triplets(Dataset):
-    """The published draws of ZSE-SBIR, one item a draw.
+class Draws(Dataset):
+    """Draws of images of seen classes, one item a draw; subclasses say which images.
 
-    Two classes c and d; sketches s1, s2 and photo p of c, photo n of d. Published faults mended:
-    every file can be drawn, s1 and s2 differ where the class has two sketches, and so do c and d.
-
-    An item is indexed by (epoch, number) and holds 'sketches' (2, 3, S, S) [s1, s2], 'photos'
-    (2, 3, S, S) [p, n], 'sketch_targets' [c, c], 'photo_targets' [c, d], and 'unreadable': a
-    sentence for each file that could not be read. With skip_bad another draw takes its place; else
-    the pictures are None. flip: each picture is mirrored left to right with probability 1/2.
+    An item is indexed by (epoch, number) and holds 'sketches' (K, 3, S, S), 'photos' (K, 3, S, S),
+    'sketch_targets' (K,), 'photo_targets' (K,), and 'unreadable': a sentence for each file that
+    could not be read. With skip_bad another draw takes its place; else the pictures are None.
+    augmentation: a kind of datasets/augment.py. per_class: images of each modality that a draw has.
     """
 
     def __init__(
         self,
         images: ImageList,
         preprocessing: Preprocessing,
+        *,
         seed: int,
         skip_bad: bool,
-        flip: bool = False,
+        augmentation: str = "none",
+        per_class: int = 1,
     ):
         self.images = images
         self.preprocessing = preprocessing
         self.seed = seed
         self.skip_bad = skip_bad
-        self.flip = flip
+        self.augmentation = augmentation
+        self.per_class = per_class
         self.targets = np.unique(images.target)
         if len(self.targets) < 2:
-            raise InputError(f"{images.root}: a triplet needs two classes to train on.")
+            raise InputError(f"{images.root}: training needs two classes.")
         self.members = {modality: self._by_class(modality) for modality in (SKETCH, PHOTO)}
 
-    def draw(self, epoch: int, number: int, attempt: int = 0) -> tuple[int, int, int, int]:
-        """Indices of s1, s2, p and n in the list of images."""
-        random = np.random.default_rng([self.seed, epoch, number, attempt])
-        c, d = random.choice(len(self.targets), size=2, replace=False)
-        sketches, photos = self.members[SKETCH][c], self.members[PHOTO][c]
-        s1, s2 = random.choice(sketches, size=2, replace=len(sketches) == 1)
-        negatives = self.members[PHOTO][d]
-        return int(s1), int(s2), int(random.choice(photos)), int(random.choice(negatives))
+    def draw(self, epoch: int, number: int, attempt: int = 0) -> tuple[int, ...]:
+        """Indices in the list of images: those of K sketches, then those of K photos."""
+        raise NotImplementedError
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         unreadable = []
         for attempt in range(ATTEMPTS if self.skip_bad else 1):
             indices = self.draw(*key, attempt)
+            random = np.random.default_rng([self.seed, *key, attempt, AUGMENTING])
             try:
-                pictures = [self.images.read(index, self.preprocessing) for index in indices]
+                pictures = torch.stack([self._picture(index, random) for index in indices])
             except InputError as error:
                 unreadable.append(str(error))
                 continue
-            if self.flip:
-                mirrored = np.random.default_rng([self.seed, *key, attempt, FLIP]).random(4) < 0.5
-                pairs = zip(pictures, mirrored, strict=True)
-                pictures = [picture.flip(-1) if turn else picture for picture, turn in pairs]
+            half = len(indices) // 2
             targets = torch.from_numpy(self.images.target[list(indices)])
             return {
-                "sketches": torch.stack(pictures[:2]),
-                "photos": torch.stack(pictures[2:]),
-                "sketch_targets": targets[:2],
-                "photo_targets": targets[2:],
+                "sketches": pictures[:half],
+                "photos": pictures[half:],
+                "sketch_targets": targets[:half],
+                "photo_targets": targets[half:],
                 "unreadable": unreadable,
             }
         return {"sketches": None, "unreadable": unreadable}
 
+    def _picture(self, index: int, random: np.random.Generator) -> Tensor:
+        levels = self.images.read(index, self.preprocessing.levels)
+        levels = augment(levels, self.images.modality[index], self.augmentation, random)
+        return self.preprocessing.normalise(levels)
+
     @staticmethod
     def collate(items: list[dict]) -> dict:
-        """B draws -> tensors of 2 B images: first all s1 (p), then all s2 (n).
+        """B draws -> tensors of K B images: the first of every draw, then the second, ...
 
-        Image i of 'sketches' and of 'photos' make pair i; the first B pairs match.
+        Of triplets, image i of 'sketches' and of 'photos' make pair i; the first B pairs match.
         """
         unreadable = [sentence for item in items for sentence in item["unreadable"]]
         if any(item["sketches"] is None for item in items):
@@ -105,7 +105,45 @@ class Triplets(Dataset):
         return members
 
 
-BATCHES = {"triplets": Triplets}
+class Triplets(Draws):
+    """The published draws of ZSE-SBIR: sketches [s1, s2], photos [p, n].
+
+    Two classes c and d; sketches s1, s2 and photo p of c, photo n of d. Published faults mended:
+    every file can be drawn, s1 and s2 differ where the class has two sketches, and so do c and d.
+    """
+
+    def draw(self, epoch: int, number: int, attempt: int = 0) -> tuple[int, ...]:
+        """Indices of s1, s2, p and n in the list of images."""
+        random = np.random.default_rng([self.seed, epoch, number, attempt])
+        c, d = random.choice(len(self.targets), size=2, replace=False)
+        sketches, photos = self.members[SKETCH][c], self.members[PHOTO][c]
+        s1, s2 = random.choice(sketches, size=2, replace=len(sketches) == 1)
+        negatives = self.members[PHOTO][d]
+        return int(s1), int(s2), int(random.choice(photos)), int(random.choice(negatives))
+
+
+class Classes(Draws):
+    """A draw is a class: `per_class` of its sketches and as many of its photos.
+
+    The classes are dealt like cards, all once before any comes again, so that any three draws in a
+    row have two classes, and a batch of at most C draws hardly has one twice.
+    """
+
+    def draw(self, epoch: int, number: int, attempt: int = 0) -> tuple[int, ...]:
+        """Indices of sketches, then of photos; each once unless the class has too few."""
+        deal, position = divmod(number, len(self.targets))
+        dealing = np.random.default_rng([self.seed, epoch, deal, 0, DEALING])
+        c = np.roll(dealing.permutation(len(self.targets)), -attempt)[position]
+        random = np.random.default_rng([self.seed, epoch, number, attempt])
+        chosen = []
+        for modality in (SKETCH, PHOTO):
+            members = self.members[modality][c]
+            again = len(members) < self.per_class
+            chosen += random.choice(members, size=self.per_class, replace=again).tolist()
+        return tuple(chosen)
+
+
+BATCHES = {"triplets": Triplets, "classes": Classes}
 
 
 class EpochSampler(Sampler):
@@ -139,17 +177,15 @@ def build_batches(
     preprocessing: Preprocessing,
     sampler: EpochSampler,
     *,
-    seed: int,
-    skip_bad: bool,
-    flip: bool,
+    draw_settings: dict,
     workers: int,
     **loader_settings,
 ) -> DataLoader:
     """A loader of training batches of the kind a method asks for (Method.batches).
 
-    loader_settings: more arguments of torch's DataLoader.
+    draw_settings: more arguments of Draws. loader_settings: more arguments of torch's DataLoader.
     """
-    dataset = BATCHES[kind](images, preprocessing, seed, skip_bad, flip)
+    dataset = BATCHES[kind](images, preprocessing, **draw_settings)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -39,9 +39,7 @@ class Preprocessing:
 
     def __call__(self, file: Path, modality: str) -> Tensor:
         """(3, size, size), float32, normalised. Raises InputError for an unreadable file."""
-        levels = self.levels(file, modality)
-        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
-        return (levels.float() / 255 - mean) / std
+        return self.normalise(self.levels(file, modality))
 
     def levels(self, file: Path, modality: str) -> Tensor:
         """The same before normalising: (3, size, size), uint8."""
@@ -55,6 +53,11 @@ class Preprocessing:
             image = Image.fromarray(strokes)
         photo = on_white(image).resize((self.size, self.size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+
+    def normalise(self, levels: Tensor) -> Tensor:
+        """What levels() returned, or a change of it -> what the network takes, (3, S, S)."""
+        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+        return (levels.float() / 255 - mean) / std
 
 
 def open_image(file: Path) -> Image.Image:

@@ -41,6 +41,7 @@ def load_layout(
     seen: bool = True,
     unseen: bool = True,
     validation: bool = True,
+    validation_classes: int | None = None,
     seed: int = 0,
     classes: int | None = None,
     skip_bad: bool = False,
@@ -48,8 +49,9 @@ def load_layout(
     """A benchmark that lies below `root` (the --data_path) as its layout says.
 
     seen, unseen: which sides are wanted; the lists of the other side stay empty, unread.
-    validation: cut a tenth of the seen classes from the training list for validation.
-    seed: which classes those are. classes: train on the first so many seen classes (None: all).
+    validation: cut some of the seen classes from the training list for validation.
+    validation_classes: how many (None: a tenth). seed: which classes those are.
+    classes: train on the first so many seen classes (None: all).
     skip_bad: leave missing files out, instead of raising InputError.
     """
     source = _Source(layout, split, root, skip_bad)
@@ -60,7 +62,7 @@ def load_layout(
             raise InputError(f"cls_number {classes}: {split} has {len(targets)} seen classes.")
         targets = targets[:classes]
         train = train.select(np.isin(train.target, targets))
-    held_out = _tenth(targets, seed) if validation and seen else targets[:0]
+    held_out = _held_out(targets, validation_classes, seed) if validation and seen else targets[:0]
     is_held_out = np.isin(train.target, held_out)
     tested = source.images("unseen") if unseen else source.nothing()
     return Benchmark(
@@ -76,9 +78,9 @@ def load_layout(
     )
 
 
-def _tenth(targets: np.ndarray, seed: int) -> np.ndarray:
-    """A tenth of the classes (two at least), drawn with the seed."""
-    count = max(2, round(len(targets) / 10))
+def _held_out(targets: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """So many of the classes (None: a tenth, two at least), drawn with the seed."""
+    count = count or max(2, round(len(targets) / 10))
     if len(targets) < count + 2:
         raise InputError(
             f"{len(targets)} seen classes are too few to train on some and validate on others: "

@@ -25,8 +25,8 @@ def load_model(
     Reads our own checkpoints and published ones, which come back in our form (their 'classes' is
     None: the file does not say). wanted: settings that the user named; where the checkpoint's are
     others, InputError. `heads` is not written in a published file and is taken from `wanted`.
-    replaced: settings that tell how to train on, which take the place of the checkpoint's; what
-    only training uses then starts anew where the checkpoint has nothing that fits.
+    replaced: settings that tell how to train on, which take the place of the checkpoint's. What
+    only training uses starts anew where the checkpoint has nothing that fits.
     """
     from utils.checkpoints import load_file, load_strictly, plain_state
     from utils.errors import InputError
@@ -50,18 +50,17 @@ def load_model(
             f"know (it knows {known}). Update this code."
         )
     settings = {**checkpoint["settings"], **(replaced or {})}
-    for name, value in wanted.items():
-        if settings[name] != value:
-            raise InputError(
-                f"{path}: was trained with {name} = {settings[name]}, but {value} was asked for. "
-                "Leave that option out; the checkpoint brings its own."
-            )
     method = build_model(checkpoint["method"], **settings)
-    state, may_miss = plain_state(checkpoint["model"]), ()
-    if replaced:
-        may_miss, mine = method.training_only, method.state_dict()
-        for name in [name for name in state if name.startswith(may_miss)]:
-            if name not in mine or mine[name].shape != state[name].shape:
-                del state[name]
+    for name, value in wanted.items():
+        if method.settings[name] != value:
+            raise InputError(
+                f"{path}: was trained with {name} = {method.settings[name]}, but {value} was asked "
+                "for. Leave that option out; the checkpoint brings its own."
+            )
+    state, may_miss = plain_state(checkpoint["model"]), method.training_only
+    mine = method.state_dict()
+    for name in [name for name in state if name.startswith(may_miss)]:
+        if name not in mine or mine[name].shape != state[name].shape:
+            del state[name]
     load_strictly(method, state, str(path), may_miss)
     return method, checkpoint

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Pairs = tuple[Tensor, Tensor]
+
 
 class CrossAttention(nn.Module):
     """Layers that update sketch and photo tokens side by side, each reading the other's."""
@@ -18,10 +20,28 @@ class CrossAttention(nn.Module):
         self.sketch_layers = nn.ModuleList(CrossAttentionLayer(**arguments) for _ in range(layers))
         self.photo_layers = nn.ModuleList(CrossAttentionLayer(**arguments) for _ in range(layers))
 
-    def forward(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of B sketches and of B photos, both (B, N, D) -> the same, cross-attended."""
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Make every layer hand on its own tokens, normalised, until it has learned something."""
+        for layer in (*self.sketch_layers, *self.photo_layers):
+            for last in (layer.out, layer.fc2):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+
+    def forward(
+        self, sketch: Tensor, photo: Tensor, pairs: Pairs | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens of sketches (S, N, D) and photos (P, N, D) -> both of B pairs, cross-attended.
+
+        pairs: numbers of the sketch and of the photo of each pair, (B,) each, so that an image in
+        several pairs is projected once; None: sketch i with photo i. Returns two of (B, N, D).
+        """
         for sketch_layer, photo_layer in zip(self.sketch_layers, self.photo_layers, strict=True):
-            sketch, photo = sketch_layer(sketch, photo), photo_layer(photo, sketch)
+            sketch, photo = (
+                sketch_layer(sketch, photo, pairs),
+                photo_layer(photo, sketch, pairs and pairs[::-1]),
+            )
+            pairs = None
         return sketch, photo
 
 
@@ -41,12 +61,19 @@ class CrossAttentionLayer(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
         self.norm2 = UnbiasedLayerNorm(width)
 
-    def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """Own tokens, updated. own, other: (B, N, D); values are `own`, hence one N for both."""
+    def forward(self, own: Tensor, other: Tensor, pairs: Pairs | None = None) -> Tensor:
+        """Own tokens, updated: (B, N, D). Values are `own`, hence one N for both.
+
+        pairs: numbers of the own and of the other image of each pair; None: i with i.
+        """
+        query, key, value = self.query(own), self.key(other), self.value(own)
+        if pairs:
+            own, query, value = (tokens[pairs[0]] for tokens in (own, query, value))
+            key = key[pairs[1]]
         attended = F.scaled_dot_product_attention(
-            self._split(self.query(own)),
-            self._split(self.key(other)),
-            self._split(self.value(own)),
+            self._split(query),
+            self._split(key),
+            self._split(value),
             dropout_p=self.dropout if self.training else 0.0,
         )  # (B, H, N, D/H)
         attended = self.out(attended.transpose(1, 2).flatten(2))  # (B, N, D)

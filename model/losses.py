@@ -10,7 +10,7 @@ def classwise_contrastive(
     photos: Tensor,
     sketch_targets: Tensor,
     photo_targets: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
 ) -> Tensor:
     """Supervised contrastive loss between two modalities, both ways (Khosla et al., NeurIPS 2020).
 
@@ -30,3 +30,51 @@ def _find_partners(logits: Tensor, same: Tensor) -> Tensor:
     partners = same.sum(dim=1)
     of_row = -torch.where(same, log_probability, 0).sum(dim=1) / partners.clamp(min=1)
     return of_row.sum() / (partners > 0).sum().clamp(min=1)
+
+
+def relation_mse(logits: Tensor, matches: Tensor) -> Tensor:
+    """Published: squared distance of the score to 0.99 for a match and 0.01 for another pair."""
+    return F.mse_loss(logits.sigmoid(), 0.01 + 0.98 * matches)
+
+
+def relation_logistic(logits: Tensor, matches: Tensor) -> Tensor:
+    """Logistic loss; matching pairs together weigh as much as the others together.
+
+    logits, matches (1 or 0): (B,), both kinds present.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits, matches, reduction="none")
+    of_matches, of_others = losses * matches, losses * (1 - matches)
+    return (of_matches.sum() / matches.sum() + of_others.sum() / (1 - matches).sum()) / 2
+
+
+def forgetting(tokens: Tensor, taught: Tensor) -> Tensor:
+    """How far tokens have turned from what a frozen network says of the same images.
+
+    tokens, taught: (B, D); 1 - cosine, the mean.
+    """
+    return (1 - F.cosine_similarity(tokens, taught, dim=-1)).mean()
+
+
+@torch.no_grad()
+def mine_pairs(
+    sketches: Tensor, photos: Tensor, sketch_targets: Tensor, photo_targets: Tensor, hardest: int
+) -> tuple[Tensor, Tensor]:
+    """Pairs of a batch to judge: each sketch with a photo of its class, then with one of another.
+
+    Both are drawn from torch's generator: the match among the photos of the class, the other among
+    the `hardest` photos of other classes that look most like the sketch (cosine). sketches: (S, D),
+    photos: (P, D), targets (S,), (P,); each sketch has a match and the batch two classes. Numbers
+    of sketches and of photos, (2 S,) each; the first S pairs match.
+    """
+    similarity = F.normalize(sketches, dim=-1) @ F.normalize(photos, dim=-1).T  # (S, P)
+    same = sketch_targets[:, None] == photo_targets[None, :]
+    matching = torch.multinomial(same.float(), 1).squeeze(1)  # (S,)
+    others = similarity.masked_fill(same, -torch.inf)
+    nearest = others.topk(min(hardest, others.shape[1]), dim=1)  # (S, hardest)
+    possible = nearest.values.isfinite().float()  # fewer where the batch has few other classes
+    chosen = torch.multinomial(possible, 1)
+    sketch_numbers = torch.arange(len(sketches), device=sketches.device)
+    return (
+        sketch_numbers.repeat(2),
+        torch.cat([matching, nearest.indices.gather(1, chosen).squeeze(1)]),
+    )

@@ -7,6 +7,7 @@ from typing import final
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+MODALITIES = ("sketch", "photo")
 Features = dict[str, Tensor]
 """Features of B images by name, each tensor with B as its first dimension: (B, ...)."""
 
@@ -62,6 +63,9 @@ class Method(nn.Module, ABC):
     def parameter_groups(self, recipe: dict) -> list[dict]:
         """Parameters for the optimiser, with their own learning rate or decay where they differ."""
         return [{"params": list(self.parameters())}]
+
+    def before_training(self) -> None:
+        """Called once before the first step of a run; not when a run is resumed."""
 
     def after_step(self, step: int) -> None:
         """Called after each optimiser step, counted from 1 (running averages and the like)."""

@@ -54,7 +54,10 @@ NAMES = _TOKENIZER | _SCALE_STEM | _CROSS_ATTENTION | _RELATION
 METRICS = ("map_all", "precision_100")  # of the validation that chose the checkpoint
 UNUSED = "ca.encoder.layers."  # in every published file, read by no computation
 BACKBONE = "sa.model."  # pretrained files leave this out
-TRAINING_ONLY = "classifier."  # our own, of the seen classes
+OURS_ALONE = {
+    "shortcut": "the relation network's shortcut",
+    "centring": "centred modalities",
+}
 CLASSIFIERS = ("mlp_head.", "head.")  # ImageNet's, in published and in timm files
 
 _VIT_BY_WIDTH_AND_DEPTH = {
@@ -108,6 +111,12 @@ def to_published(checkpoint: Mapping) -> dict:
             "this checkpoint was trained with spatial down-sampling, which the published program "
             "does not have: it would load the weights and compute something else."
         )
+    for name, meaning in OURS_ALONE.items():
+        if settings.get(name):
+            raise InputError(
+                f"this checkpoint was trained with {meaning}, which the published program does not "
+                "have: it would load the weights and compute something else."
+            )
     if settings["keep_rate"] != 1:
         raise InputError(
             "this checkpoint was trained with token selection, which is broken in the published "
@@ -116,7 +125,7 @@ def to_published(checkpoint: Mapping) -> dict:
     state = {
         to_theirs(name): tensor
         for name, tensor in checkpoint["model"].items()
-        if not name.startswith(TRAINING_ONLY)
+        if to_theirs(name) != name
     }
     for name in [n for n in state if n.startswith("ca.encoder.layer1.")]:
         state[UNUSED + name.removeprefix("ca.encoder.layer1.")] = state[name].clone()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 DOWNSAMPLING = ("published", "spatial")
+SHARPNESS = 10.0  # of DirectMatch: cosines are small, and its few weights shall learn fast
 
 
 def possible_anchors(tokens: int) -> list[int]:
@@ -27,9 +28,19 @@ class RelationNetwork(nn.Module):
     downsampling: how that convolution reads the tokens. "spatial": as the grid of patches, so that
     an anchor is a region of the image. "published": as released weights need it, the (N, D) block
     of memory taken for (D, side, side) without a transpose, so that every anchor mixes all patches.
+    shortcut: beyond the paper, the logit is the network's plus that of DirectMatch.
     """
 
-    def __init__(self, *, width: int, tokens: int, anchors: int, downsampling: str, dropout: float):
+    def __init__(
+        self,
+        *,
+        width: int,
+        tokens: int,
+        anchors: int,
+        downsampling: str,
+        shortcut: bool,
+        dropout: float,
+    ):
         super().__init__()
         self.side = math.isqrt(tokens)
         self.downsampling = downsampling
@@ -46,11 +57,16 @@ class RelationNetwork(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(anchors, 1),
         )
+        self.shortcut = DirectMatch() if shortcut else None
 
     def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Logits (B,) of B pairs; their sigmoid is the published score. Tokens: (B, N, D) each."""
-        similarities = anchor_similarities(self.anchors(sketch), self.anchors(photo))
-        return self.score(similarities.flatten(1)).squeeze(1)
+        """Logits (B,) of B pairs; their sigmoid is the published score. Tokens: (B, 1 + N, D)."""
+        anchors = self.anchors(sketch[:, 1:]), self.anchors(photo[:, 1:])
+        similarities = anchor_similarities(*anchors)  # (B, A, A)
+        logits = self.score(similarities.flatten(1)).squeeze(1)
+        if self.shortcut is None:
+            return logits
+        return logits + self.shortcut(sketch[:, 0], photo[:, 0], similarities)
 
     def anchors(self, tokens: Tensor) -> Tensor:
         """What is compared: (B, N, D) -> (B, A, C)."""
@@ -60,6 +76,28 @@ class RelationNetwork(nn.Module):
             tokens = tokens.transpose(1, 2)  # (B, D, N)
         grid = tokens.reshape(len(tokens), -1, self.side, self.side)  # (B, D, side, side)
         return self.reduce(grid).flatten(2).transpose(1, 2)
+
+
+class DirectMatch(nn.Module):
+    """What three cosines say of a pair, weighed: a score that holds before anything is learned.
+
+    The cosine of the two retrieval tokens, by which the score starts; the mean cosine of a sketch
+    anchor with its best photo anchor; and that of a photo anchor with its best sketch anchor.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
+        self.bias = nn.Parameter(torch.tensor(-0.8))
+
+    def forward(self, sketch: Tensor, photo: Tensor, similarities: Tensor) -> Tensor:
+        """Logits (B,). Retrieval tokens: (B, D) each; similarities of anchors: (B, A, A)."""
+        cosines = [
+            F.cosine_similarity(sketch, photo, dim=-1),
+            similarities.amax(dim=2).mean(dim=1),
+            similarities.amax(dim=1).mean(dim=1),
+        ]
+        return SHARPNESS * (torch.stack(cosines, dim=1) @ self.weights + self.bias)
 
 
 def anchor_similarities(sketch: Tensor, photo: Tensor) -> Tensor:

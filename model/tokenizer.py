@@ -77,6 +77,18 @@ class Tokenizer(nn.Module):
         self.vit.patch_embed.proj.weight.mul_(2)
         self.vit.patch_embed.proj.bias.mul_(2)
 
+    def layers_above(self, name: str) -> int:
+        """How many layers stand between a tensor of this name and the output.
+
+        The final norm has none above, then follow the blocks from the last; embeddings come last.
+        """
+        depth = len(self.vit.blocks)
+        if name.startswith("vit.norm."):
+            return 0
+        if name.startswith("vit.blocks."):
+            return depth - int(name.split(".")[2])
+        return depth + 1
+
     def _select_in(self, block: nn.Module, x: Tensor) -> Tensor:
         """A ViT block that drops tokens between its attention and its MLP."""
         normed = block.norm1(x)

@@ -3,6 +3,7 @@
 Lin et al., Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style, CVPR 2023.
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -10,8 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.cross_attention import CrossAttention
-from model.losses import classwise_contrastive
-from model.method import Features, Method
+from model.losses import (
+    classwise_contrastive,
+    forgetting,
+    mine_pairs,
+    relation_logistic,
+    relation_mse,
+)
+from model.method import MODALITIES, Features, Method
 from model.pretrained import load_pretrained
 from model.published import backbone_from_file
 from model.relation import DOWNSAMPLING, RelationNetwork, possible_anchors
@@ -19,9 +26,11 @@ from model.tokenizer import Tokenizer
 from utils.errors import InputError
 
 TRIPLET_MARGIN = 1.0
-RELATION_TARGETS = (0.99, 0.01)  # of a matching pair, of another pair
-TEMPERATURE = 0.07
+RELATION_LOSSES = {"mse": relation_mse, "logistic": relation_logistic}
+HARDEST = 8  # photos of other classes among which a batch's pairs find theirs
+HIGHEST_SCALE = 100.0  # of the contrastive logits: one over the temperature
 LABEL_SMOOTHING = 0.1
+MOMENTUM = 0.05  # with which the mean of each modality follows the batches
 
 
 class ZSE(Method):
@@ -30,20 +39,23 @@ class ZSE(Method):
     similarity: cosine of the retrieval tokens before cross-attention (published: `-r sa`).
     pair_similarity: logit of the relation network after cross-attention (published: `-r rn`).
 
-    vit: timm name. width: the ViT's (checked; None: taken from it). heads, layers, hidden: of the
-    cross-attention; hidden None is 4/3 of the width. anchors: local tokens compared per image;
-    None: the patch tokens down-sampled 2 x 2. downsampling: "published" or "spatial", see
-    relation.py. keep_rate: see tokenizer.py.
+    Architecture. vit: timm name. width: the ViT's (checked; None: taken from it). heads, layers,
+    hidden: of the cross-attention; hidden None is 4/3 of the width. anchors: local tokens compared
+    per image; None: the patch tokens down-sampled 2 x 2. downsampling: "published" or "spatial",
+    and shortcut, see relation.py. keep_rate: see tokenizer.py. centring: each modality's mean over
+    the training batches is taken from its retrieval tokens before they are compared.
 
-    Weights of the losses, the defaults being published: triplet_weight (retrieval tokens after
-    cross-attention), relation_weight (the pair's score), contrastive_weight (classes, between the
-    retrieval tokens of sketches and photos), classification_weight (the seen classes, told from the
-    same tokens; classes: how many). Raises InputError for values that do not go together.
+    Training, the defaults being published. draws: kind of batch, see datasets/batches.py.
+    triplet_weight (retrieval tokens after cross-attention), relation_weight (the pair's score, by
+    relation_loss "mse" or "logistic"), contrastive_weight (classes, between the retrieval tokens of
+    sketches and photos, at a temperature that learn_temperature sets free), classification_weight
+    (the seen classes, told from the same tokens; classes: how many), distillation_weight (how far
+    the photos' tokens turn from what the tokenizer said at the start). Raises InputError for values
+    that do not go together.
     """
 
     name = "zse_sbir"
-    batches = "triplets"
-    training_only = ("classifier.",)
+    training_only = ("classifier.", "teacher.", "contrastive_scale")
 
     def __init__(
         self,
@@ -55,12 +67,19 @@ class ZSE(Method):
         hidden: int | None = None,
         anchors: int | None = None,
         downsampling: str = "published",
+        shortcut: bool = False,
         keep_rate: float = 1.0,
+        centring: bool = False,
+        draws: str = "triplets",
         triplet_weight: float = 2.0,
         relation_weight: float = 4.0,
+        relation_loss: str = "mse",
         contrastive_weight: float = 0.0,
+        temperature: float = 0.07,
+        learn_temperature: bool = False,
         classification_weight: float = 0.0,
         classes: int | None = None,
+        distillation_weight: float = 0.0,
         dropout: float = 0.1,
     ):
         super().__init__()
@@ -78,13 +97,31 @@ class ZSE(Method):
             tokens=self.tokenizer.tokens,
             anchors=anchors,
             downsampling=downsampling,
+            shortcut=shortcut,
             dropout=dropout,
         )
-        self.triplet_weight = triplet_weight
-        self.relation_weight = relation_weight
-        self.contrastive_weight = contrastive_weight
-        self.classification_weight = classification_weight
+        if shortcut:
+            self.cross_attention.start_as_identity()
+        self.batches = draws
+        self.centring = centring
+        if centring:
+            self.register_buffer("means", torch.zeros(len(MODALITIES), width))
+            self.register_buffer("means_of", torch.zeros(()))  # batches so far
+        self.relation_loss = RELATION_LOSSES[relation_loss]
+        self.weights = {
+            "triplet": triplet_weight,
+            "relation": relation_weight,
+            "contrastive": contrastive_weight,
+            "classification": classification_weight,
+            "distillation": distillation_weight,
+        }
+        if contrastive_weight:
+            scale = torch.tensor(1 / temperature).log()
+            self.contrastive_scale = nn.Parameter(scale, requires_grad=learn_temperature)
         self.classifier = nn.Linear(width, classes) if classification_weight else None
+        self.teacher = None
+        if distillation_weight:
+            self.teacher = Tokenizer(vit=vit, keep_rate=keep_rate, dropout=0).requires_grad_(False)
         self.settings = {
             "vit": vit,
             "width": width,
@@ -93,11 +130,14 @@ class ZSE(Method):
             "hidden": hidden,
             "anchors": anchors,
             "downsampling": downsampling,
+            "shortcut": shortcut,
             "keep_rate": keep_rate,
-            "triplet_weight": triplet_weight,
-            "relation_weight": relation_weight,
-            "contrastive_weight": contrastive_weight,
-            "classification_weight": classification_weight,
+            "centring": centring,
+            "draws": draws,
+            **{f"{name}_weight": weight for name, weight in self.weights.items()},
+            "relation_loss": relation_loss,
+            "temperature": temperature,
+            "learn_temperature": learn_temperature,
             "classes": classes,
             "dropout": dropout,
         }
@@ -110,62 +150,128 @@ class ZSE(Method):
         }
 
     def losses(self, batch: dict, progress: float) -> dict[str, Tensor]:
-        """The losses of B triplets; a batch is described in datasets/batches.py.
+        """The losses of a batch, which datasets/batches.py describes.
 
-        Pair i is sketch i with photo i: the first B match, the other B do not. Triplet and relation
-        loss are the published ones.
+        Half of the pairs match, and come first. Of triplets, pair i is sketch i with photo i (the
+        published pairs); of classes, pairs are mined, see losses.py.
         """
         sketch, photo = self.tokenizer(batch["sketches"]), self.tokenizer(batch["photos"])
-        crossed_sketch, crossed_photo = self.cross_attention(sketch, photo)  # (2B, 1 + N, D)
-        half = len(sketch) // 2
-        triplet = F.triplet_margin_loss(
-            anchor=crossed_sketch[:half, 0],
-            positive=crossed_photo[:half, 0],
-            negative=crossed_photo[half:, 0],
-            margin=TRIPLET_MARGIN,
-        )
-        logits = self.relation(crossed_sketch[:, 1:], crossed_photo[:, 1:])  # (2B,)
-        wanted = logits.new_tensor(RELATION_TARGETS).repeat_interleave(half)
-        # Both stay in the sum at weight 0: DDP wants a gradient for every parameter.
-        losses = {
-            "triplet": self.triplet_weight * triplet,
-            "relation": self.relation_weight * F.mse_loss(logits.sigmoid(), wanted),
-        }
-        if self.contrastive_weight:
-            losses["contrastive"] = self.contrastive_weight * classwise_contrastive(
-                sketch[:, 0],
-                photo[:, 0],
-                batch["sketch_targets"],
-                batch["photo_targets"],
-                TEMPERATURE,
-            )
-        if self.classification_weight:
-            losses["classification"] = self.classification_weight * F.cross_entropy(
-                self.classifier(torch.cat([sketch[:, 0], photo[:, 0]])),
-                torch.cat([batch["sketch_targets"], batch["photo_targets"]]),
-                label_smoothing=LABEL_SMOOTHING,
-            )
-        return losses
+        taught = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.teacher(batch["photos"])[:, 0].float()  # (P, D)
+        retrieval = sketch[:, 0].float(), photo[:, 0].float()
+        if self.training and self.centring:
+            self._follow_means(*retrieval)
+        targets = batch["sketch_targets"], batch["photo_targets"]
+        pairs = None
+        if self.batches == "classes":
+            pairs = mine_pairs(*retrieval, *targets, hardest=HARDEST)
+        crossed_sketch, crossed_photo = self.cross_attention(sketch, photo, pairs)
+        logits = self.relation(crossed_sketch, crossed_photo).float()  # (B,)
+        with torch.autocast(logits.device.type, enabled=False):
+            crossed = crossed_sketch[:, 0].float(), crossed_photo[:, 0].float()
+            # Both stay in the sum at weight 0: DDP wants a gradient for every parameter.
+            losses = {"triplet": _triplet(*crossed), "relation": self._relation(logits)}
+            losses |= self._retrieval_losses(*retrieval, *targets, taught)
+        return {name: self.weights[name] * loss for name, loss in losses.items()}
 
     def encode(self, images: Tensor, modality: str) -> Features:
         """'retrieval' (B, D) and 'tokens' (B, 1 + N, D); both modalities share the tokenizer."""
         tokens = self.tokenizer(images)
-        return {"retrieval": tokens[:, 0], "tokens": tokens}
+        retrieval = tokens[:, 0]
+        if self.centring:
+            retrieval = retrieval - self.means[MODALITIES.index(modality)]
+        return {"retrieval": retrieval, "tokens": tokens}
 
     def pair_similarity(self, queries: Features, gallery: Features) -> Tensor:
         """Relation logits (Q, G) of every sketch with every photo; needs both sides' 'tokens'."""
         sketch, photo = queries["tokens"], gallery["tokens"]
         Q, G = len(sketch), len(photo)
-        sketch = sketch.repeat_interleave(G, dim=0)  # (Q * G, 1 + N, D)
-        photo = photo.repeat(Q, 1, 1)
-        sketch, photo = self.cross_attention(sketch, photo)
-        return self.relation(sketch[:, 1:], photo[:, 1:]).view(Q, G)
+        numbers = torch.arange(Q * G, device=sketch.device)
+        sketch, photo = self.cross_attention(sketch, photo, (numbers // G, numbers % G))
+        return self.relation(sketch, photo).view(Q, G)
 
     def load_pretrained(self, path: Path | None) -> str:
         """Start the tokenizer from pretrained weights (see model/pretrained.py); says whose."""
         state, source = load_pretrained(self.settings["vit"], path)
         backbone_from_file(self.tokenizer, state, source)
         return source
+
+    def parameter_groups(self, recipe: dict) -> list[dict]:
+        """The tokenizer by depth, each layer at layer_decay of the next one's rate; then the rest.
+
+        recipe: learning_rate; layer_decay; new_rate, the rate of what no pretraining has seen, as
+        a multiple.
+        """
+        rate, groups = recipe["learning_rate"], defaultdict(list)
+        for name, parameter in self.named_parameters():
+            if name.startswith("tokenizer."):
+                above = self.tokenizer.layers_above(name.removeprefix("tokenizer."))
+                groups[rate * recipe["layer_decay"] ** above].append(parameter)
+            elif parameter.requires_grad:
+                groups[rate * recipe["new_rate"]].append(parameter)
+        return [{"params": members, "lr": lr} for lr, members in groups.items()]
+
+    def before_training(self) -> None:
+        """Keep what the tokenizer says now, for distillation."""
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.tokenizer.state_dict())
+
+    def train(self, mode: bool = True) -> "ZSE":
+        """As usual, but the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def _relation(self, logits: Tensor) -> Tensor:
+        half = len(logits) // 2
+        matches = logits.new_tensor([1.0, 0.0]).repeat_interleave(half)
+        return self.relation_loss(logits, matches)
+
+    def _retrieval_losses(
+        self,
+        sketches: Tensor,
+        photos: Tensor,
+        sketch_targets: Tensor,
+        photo_targets: Tensor,
+        taught: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Those losses of the retrieval tokens before cross-attention that have a weight."""
+        losses = {}
+        if self.weights["contrastive"]:
+            temperature = 1 / self.contrastive_scale.exp().clamp(max=HIGHEST_SCALE)
+            losses["contrastive"] = classwise_contrastive(
+                sketches, photos, sketch_targets, photo_targets, temperature
+            )
+        if self.weights["classification"]:
+            losses["classification"] = F.cross_entropy(
+                self.classifier(torch.cat([sketches, photos])),
+                torch.cat([sketch_targets, photo_targets]),
+                label_smoothing=LABEL_SMOOTHING,
+            )
+        if taught is not None:
+            losses["distillation"] = forgetting(photos, taught)
+        return losses
+
+    @torch.no_grad()
+    def _follow_means(self, sketches: Tensor, photos: Tensor) -> None:
+        """Move the mean of each modality towards this batch's: a running average."""
+        self.means_of += 1
+        of_batch = torch.stack([sketches.mean(dim=0), photos.mean(dim=0)])
+        self.means.lerp_(of_batch, max(MOMENTUM, 1 / self.means_of.item()))
+
+
+def _triplet(sketches: Tensor, photos: Tensor) -> Tensor:
+    """Published: sketch, its photo and another one, euclidean; pairs as in ZSE.losses."""
+    half = len(sketches) // 2
+    return F.triplet_margin_loss(
+        anchor=sketches[:half],
+        positive=photos[:half],
+        negative=photos[half:],
+        margin=TRIPLET_MARGIN,
+    )
 
 
 def _checked_width(width: int, wanted: int | None, vit: str, heads: int) -> int:

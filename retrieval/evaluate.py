@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from retrieval.features import Features, encode_blocks
 from retrieval.metrics import (
@@ -79,6 +80,8 @@ def evaluate(
     preprocessing: Callable,
     *,
     mode: str,
+    fuse: float = 0.0,
+    views: str = "plain",
     device: torch.device,
     query_block: int,
     gallery_block: int,
@@ -88,7 +91,8 @@ def evaluate(
 ) -> Evaluation:
     """Encode each image once, score in blocks, rank, and measure.
 
-    mode: "sa" compares with method.similarity, "rn" scores every pair with method.pair_similarity.
+    mode: "sa" compares with method.similarity, "rn" scores every pair with method.pair_similarity;
+    fuse: to which it adds so many times method.similarity. views: see views.py.
     queries, gallery: image lists; photos with a query's target are relevant to it. The method is
     put into evaluation mode and left in the mode it was in. Holds the gallery's features in main
     memory (for pairs, all its tokens) and one block of queries. shared: the processes of torchrun
@@ -101,6 +105,7 @@ def evaluate(
         raise InputError(f"{method.name} has no pair scores (-r rn); use -r sa.")
     keep = ("retrieval", "tokens") if pairs else ("retrieval",)
     settings = {"device": device, "workers": workers, "skip_bad": skip_bad, "keep": keep}
+    settings["views"] = views
     was_training = method.training
     method.eval()
     try:
@@ -109,7 +114,7 @@ def evaluate(
             method, gallery, preprocessing, size=gallery_block, **settings
         )
         encoded = time.perf_counter()
-        scorer = _Scorer(method, gallery, photos, pairs, device)
+        scorer = _Scorer(method, gallery, photos, pairs, fuse, device)
         first, step = (rank(), world_size()) if shared else (0, 1)
         share = np.arange(first, len(queries), step)
         bad_sketches = scorer.score_all(queries, share, preprocessing, size=query_block, **settings)
@@ -153,11 +158,12 @@ class _Scored:
 class _Scorer:
     """Takes sketches block by block, ranks the gallery for them and keeps what was measured."""
 
-    def __init__(self, method, gallery, photos: list[Features], pairs: bool, device):
+    def __init__(self, method, gallery, photos: list[Features], pairs: bool, fuse, device):
         self.method = method
         self.gallery = gallery
         self.device = device
         self.pairs = pairs
+        self.fuse = fuse
         if not pairs:  # small: lies on the device as a whole
             names = photos[0].keys()
             photos = [{n: torch.cat([block[n] for block in photos]).to(device) for n in names}]
@@ -179,11 +185,10 @@ class _Scorer:
 
     def score(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:
         """Rank the gallery for a block of sketches, in fp32."""
-        compare = self.method.pair_similarity if self.pairs else self.method.similarity
         columns = []
         for block in self.photos:
             block = {n: tensor.to(self.device, non_blocking=True) for n, tensor in block.items()}
-            columns.append(compare(sketches, block).float())
+            columns.append(self._compare(sketches, block))
         similarity = torch.cat(columns, dim=1)  # (Q, G)
         ranking = rank_photos(similarity, self.order)
         relevant = self.gallery.target[ranking] == targets[:, None]
@@ -191,6 +196,14 @@ class _Scorer:
         best = ranking[:, :KEPT].astype(np.int32)
         scores = np.take_along_axis(similarity.cpu().numpy(), best, axis=1)
         self.scored.append(_Scored(numbers, values, best, scores))
+
+    def _compare(self, sketches: Features, photos: Features) -> Tensor:
+        if not self.pairs:
+            return self.method.similarity(sketches, photos).float()
+        scores = self.method.pair_similarity(sketches, photos).float()
+        if self.fuse:
+            scores = scores + self.fuse * self.method.similarity(sketches, photos).float()
+        return scores
 
 
 def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from retrieval.views import encode_views
 from utils.errors import InputError
 from utils.logs import progress
 
@@ -47,11 +48,12 @@ def encode_blocks(
     skip_bad: bool,
     keep: tuple[str, ...],
     what: str,
+    views: str = "plain",
 ) -> Iterator[tuple[list[int], Features, list[str]]]:
     """Encode a list block by block: (numbers of the images, features on `device`, what failed).
 
     size: images a block. keep: names of the features wanted. what: for the progress display.
-    Unreadable images are left out under skip_bad, else they raise InputError.
+    views: a name in VIEWS. Unreadable images are left out under skip_bad; else: InputError.
     """
     loader = DataLoader(
         Images(images, preprocessing),
@@ -72,7 +74,7 @@ def encode_blocks(
         features: Features = {}
         if read:
             batch = torch.stack([block[i][0] for i in read]).to(device, non_blocking=True)
-            encoded = method.encode(batch, str(images.modality[numbers[0]]))
+            encoded = encode_views(method, batch, str(images.modality[numbers[0]]), views)
             features = {name: encoded[name] for name in keep}
         yield numbers, features, faults
 

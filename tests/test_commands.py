@@ -21,7 +21,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 COMMAND = re.compile(
     r"^(?:nohup )?(python \S+\.py|python -m model\.published|torchrun \S+ \S+\.py) "
 )
-SMALL = shlex.split("--batch 2 --datasetLen 4 --epoch 1 -c cpu --num_workers 0")
+SMALL = shlex.split("--batch 3 --datasetLen 6 --epoch 1 -c cpu --num_workers 0")
 
 
 def readme_commands() -> list[str]:
@@ -95,7 +95,7 @@ def test_every_command_of_the_readme_runs(place, monkeypatch):
             more = ["--data_path", "drawn", "--instances", "2", "--size", "32"]
             assert prepare.main([*arguments, *more]) == 0, command
         elif "quickstart.py" in command:
-            more = shlex.split("-c cpu --batch 2 --datasetLen 4 --epoch 1")
+            more = shlex.split("-c cpu --batch 3 --datasetLen 6 --epoch 1")
             assert quickstart.main([*arguments, *more]) == 0, command
             save = Path(quickstart.quickstart_options(arguments).save)
             assert len(list(save.glob("trained/*.rankings.png"))) == 2, command

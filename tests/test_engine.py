@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import engine
-from engine import train_one_epoch
+from engine import rate_at, train_one_epoch
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -138,11 +138,33 @@ def test_the_constant_rate_is_the_optimisers_own():
 def test_the_cosine_rises_then_falls_to_nothing():
     seen = rates("cosine")
     expected = [
-        0.1 * min(1, (i + 0.5) / 3) * (1 + math.cos(math.pi * (i + 0.5) / 100)) / 2
+        0.1 * min(1, (i + 0.5) / 10) * (1 + math.cos(math.pi * (i + 0.5) / 100)) / 2
         for i in range(100)
     ]
     assert seen == pytest.approx(expected)
-    assert max(seen) == seen[3] > 0.099 and 0 < seen[-1] < 1e-4
+    assert max(seen) == seen[10] > 0.097 and 0 < seen[-1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("done", "share"),
+    [(0, 0), (0.05, 0.5 * 0.9938442), (0.1, 0.9755283), (0.5, 0.5), (0.75, 0.1464466), (1, 0)],
+)
+def test_the_cosine_by_hand(done, share):
+    assert rate_at("cosine", done) == pytest.approx(share, abs=1e-7)
+    assert rate_at("constant", done) == 1
+
+
+def test_groups_with_their_own_rates_keep_their_ratio():
+    method = Number()
+    method.second = nn.Parameter(torch.zeros(()))
+    groups = [{"params": [method.value], "lr": 0.1}, {"params": [method.second], "lr": 0.4}]
+    optimizer = torch.optim.SGD(groups, lr=9.0)
+    seen = []
+    method.after_step = lambda step: seen.append([g["lr"] for g in optimizer.param_groups])
+    train_with(optimizer, method, batches(20), 20, schedule="cosine")
+    one, four = zip(*seen, strict=True)
+    assert one == pytest.approx([0.1 * rate_at("cosine", (i + 0.5) / 20) for i in range(20)])
+    assert four == pytest.approx([4 * rate for rate in one])
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -155,6 +177,96 @@ def test_a_training_of_one_step_learns_under_either_schedule():
         method = Number()
         train(method, batches(1), 1, schedule=schedule)
         assert method.value.item() != 0
+
+
+# ---- precision
+
+
+class Layer(Number):
+    """Multiplies in a layer, as networks do; notes in which precision."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(12, 3)
+        self.precisions, self.autocast = [], []
+
+    def forward(self, batch, progress):
+        out = self.layer(batch["sketches"].flatten(1))
+        self.precisions.append(out.dtype)
+        out.register_hook(lambda grad: self.autocast.append(torch.is_autocast_enabled("cpu")))
+        pull = (out.float() - 1).square().mean()
+        return {"pull": pull, "total": pull}
+
+    def after_step(self, step):
+        self.autocast.append(torch.is_autocast_enabled("cpu"))
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_forward_pass_has_the_precision_asked_for_and_nothing_else_has(amp, dtype):
+    method = Layer()
+    result = train(method, batches(3), steps=3, amp=amp)
+    assert method.precisions == [dtype] * 3
+    assert method.autocast == [False, False] * 3  # on the way back, after the step
+    assert {p.dtype for p in method.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in method.layer.parameters()} == {torch.float32}
+    assert math.isfinite(result.losses["total"])
+
+
+def test_the_precision_is_full_by_default():
+    method, full = Layer(), Layer()
+    train(method, batches(2), steps=2)
+    train(full, batches(2), steps=2, amp="off")
+    assert method.precisions == [torch.float32] * 2
+    assert torch.equal(method.layer.weight, full.layer.weight)
+
+
+def test_a_step_in_bf16_is_autocast_written_out():
+    method, plain = Layer(), Layer()
+    train(method, batches(1, value=0.3), steps=1, amp="bf16")
+    (batch,) = batches(1, value=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = plain(batch, 0)["total"]
+    total.backward()
+    torch.optim.SGD(plain.layer.parameters(), lr=0.1).step()
+    assert torch.equal(method.layer.weight, plain.layer.weight)
+    assert torch.equal(method.layer.bias, plain.layer.bias)
+
+
+# ---- after a step
+
+
+def test_after_step_is_called_once_each_optimiser_step_is_done():
+    method = Number()
+    seen = []
+    train(
+        method,
+        batches(3),
+        3,
+        after_step=lambda: seen.append((len(method.after), method.value.item())),
+    )
+    assert [steps for steps, _ in seen] == [1, 2, 3]  # the method's own comes first
+    assert [value for _, value in seen] == [value for _, value in method.after]
+    assert seen[0][1] == pytest.approx(0.2)
+
+
+def test_after_step_comes_before_the_question_whether_to_stop():
+    calls = []
+
+    def stop():
+        calls.append("stop")
+        return calls.count("stop") == 2
+
+    train(Number(), batches(4), 4, after_step=lambda: calls.append("step"), stop=stop)
+    assert calls == ["step", "stop"] * 2
+
+
+def test_after_step_is_not_called_for_a_batch_that_ends_the_training():
+    calls = []
+    items = batches(3, unreadable={1: ["a.jpg: unreadable."]})
+    with pytest.raises(InputError):
+        train(Number(), items, 3, after_step=lambda: calls.append(1))
+    assert calls == [1]
 
 
 # ---- stopping and resuming

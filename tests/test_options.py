@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import options
+from model.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"train.py": options.train_options, "test.py": options.test_options}
@@ -40,6 +41,9 @@ PUBLISHED_DEFAULTS = {
     "seed": 2021,
 }
 """None: follows from the data, from the ViT (768, 1024 and 49 for ViT-B), or is not used."""
+
+OF_RECIPES = ("batch", "epoch", "datasetLen", "learning_rate", "weight_decay")
+"""Those that a recipe sets; test.py, which ignores them, leaves them None."""
 
 
 @pytest.fixture(params=PROGRAMS)
@@ -72,9 +76,20 @@ def refusal(parse, capsys):
 # ---- the published options
 
 
-def test_published_options_keep_names_and_defaults(parse):
-    args = vars(parse())
+def test_published_options_keep_names_and_under_the_paper_recipe_defaults():
+    args = vars(options.train_options(["--recipe", "paper"]))
     assert {name: args[name] for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
+
+
+def test_what_no_recipe_sets_keeps_its_published_default(parse):
+    args = vars(parse())
+    kept = PUBLISHED_DEFAULTS.keys() - set(OF_RECIPES)
+    assert {name: args[name] for name in kept} == {n: PUBLISHED_DEFAULTS[n] for n in kept}
+
+
+def test_testing_takes_the_options_of_training_and_gives_them_no_value():
+    args = vars(options.test_options([]))
+    assert {name: args[name] for name in OF_RECIPES} == dict.fromkeys(OF_RECIPES)
 
 
 def test_published_options_are_spelled_as_published(parse, monkeypatch):
@@ -119,6 +134,11 @@ def test_published_options_are_spelled_as_published(parse, monkeypatch):
         (["--seed", "0"], "seed", 0),
         (["--keep_rate", "0.9"], "keep_rate", 0.9),
         (["--keep_rate", "1"], "keep_rate", 1),
+        (["--downsampling", "published"], "downsampling", "published"),
+        (["--shortcut"], "shortcut", True),
+        (["--no-shortcut"], "shortcut", False),
+        (["--centring"], "centring", True),
+        (["--no-centring"], "centring", False),
     ],
 )
 def test_options_take_their_values(words, name, value, parse):
@@ -145,24 +165,34 @@ def test_split_and_save_folder_follow_from_the_dataset(dataset, splits, folder, 
 
 
 def test_settings_are_those_of_the_model(parse):
-    args = parse("--head", "4", "-a", "196", "--downsampling", "spatial")
+    given = "--head 4 -a 196 --downsampling published --shortcut --no-centring"
+    args = parse(*given.split())
+    named = {"heads": 4, "anchors": 196, "downsampling": "published"}
+    named |= {"shortcut": True, "centring": False}
     assert options.settings_of(args) == {
         "vit": "vit_base_patch16_224",
         "width": None,
         "hidden": None,
-        "heads": 4,
         "layers": 1,
-        "anchors": 196,
-        "downsampling": "spatial",
         "keep_rate": 1.0,
+        **named,
     }
-    assert options.named_settings(args) == {"heads": 4, "anchors": 196, "downsampling": "spatial"}
+    assert options.named_settings(args) == named
 
 
 def test_a_setting_named_with_its_default_counts_as_named(parse):
     assert options.named_settings(parse()) == {}
     named = options.named_settings(parse("--head", "8", "--vit", "vit_base_patch16_224"))
     assert named == {"heads": 8, "vit": "vit_base_patch16_224"}
+    assert options.named_settings(parse("--no-shortcut")) == {"shortcut": False}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_setting_that_only_the_recipe_names_does_not_count_as_named(recipe):
+    args = options.train_options(["--recipe", recipe])
+    assert options.named_settings(args) == {}
+    set_by_recipe = {n for n, v in options.settings_of(args).items() if v is not None}
+    assert {"downsampling", "shortcut", "centring"} <= set_by_recipe
 
 
 def test_plain_options_are_json_and_lack_nothing(parse):
@@ -188,6 +218,13 @@ def test_what_follows_from_elsewhere_is_told(parse):
 
 def test_what_may_not_change_on_resuming_are_options_of_training():
     assert set(options.RESULT_OPTIONS) <= set(vars(options.train_options([])))
+    assert len(set(options.RESULT_OPTIONS)) == len(options.RESULT_OPTIONS)
+
+
+def test_what_a_recipe_sets_may_not_change_on_resuming_but_for_the_epochs():
+    for recipe in RECIPES.values():
+        assert recipe.keys() - set(options.RESULT_OPTIONS) == {"epoch"}
+    assert {"amp", "seed", "validate", "validation_classes"} <= set(options.RESULT_OPTIONS)
 
 
 # ---- what is refused
@@ -305,12 +342,27 @@ def test_weights_cannot_be_named_and_forbidden(refusal):
 @pytest.mark.parametrize(
     "words",
     [
+        ["--recipe", "weak"],
+        ["--draws", "pairs"],
+        ["--per_class", "0"],
+        ["--augment", "mirror"],
         ["--contrastive_weight", "-1"],
         ["--triplet_weight", "-1"],
         ["--relation_weight", "nan"],
         ["--classification_weight", "one"],
+        ["--distillation_weight", "-0.5"],
+        ["--relation_loss", "hinge"],
+        ["--temperature", "0"],
+        ["--temperature", "1.01"],
         ["--schedule", "linear"],
+        ["--layer_decay", "0"],
+        ["--layer_decay", "1.01"],
+        ["--new_rate", "-1"],
+        ["--ema", "1"],
+        ["--ema", "-0.1"],
+        ["--amp", "fp16"],
         ["--validate", "all"],
+        ["--validation_classes", "1"],
         ["--dropout", "1"],
         ["--dropout", "-0.1"],
     ],
@@ -324,24 +376,93 @@ def test_bad_values_of_training_alone(words, capsys):
 
 def test_options_of_training_alone():
     args = options.train_options([])
-    assert (args.contrastive_weight, args.dropout) == (0, 0.1)
-    assert (args.validate, args.resume, args.schedule) == ("seen", False, "constant")
-    assert not args.flip and options.train_options(["--flip"]).flip
-    words = "--contrastive_weight 0.5 --dropout 0 --validate test --resume"
+    assert (args.recipe, args.validate, args.validation_classes) == ("strong", "seen", None)
+    assert (args.amp, args.resume) == ("off", False)
+    words = "--recipe paper --validate test --validation_classes 2 --amp bf16 --resume"
     args = options.train_options(words.split())
-    assert (args.contrastive_weight, args.dropout) == (0.5, 0)
-    assert (args.validate, args.resume) == ("test", True)
+    assert (args.recipe, args.validate, args.validation_classes) == ("paper", "test", 2)
+    assert (args.amp, args.resume) == ("bf16", True)
+
+
+def test_the_former_flip_is_no_option_any_more(refusal):
+    assert "'--flip' is no option" in refusal("--flip")
+
+
+def test_draws_of_classes_need_a_batch_of_three(capsys):
+    """Of any three draws in a row two classes; of two, perhaps one."""
+    for words in ("--batch 3", "--batch 2 --draws triplets", "--batch 1 --recipe paper"):
+        options.train_options(words.split())
+    for words in ("--batch 2", "--batch 1 --recipe paper --draws classes"):
+        with pytest.raises(SystemExit):
+            options.train_options(words.split())
+        said = capsys.readouterr().err
+        assert f"--batch {words.split()[1]}: draws of classes need 3 or more" in said
+
+
+def test_distillation_needs_weights_to_start_from(capsys):
+    for words in ([], ["--no-pretrained", "-l", "file.pth"]):
+        args = options.train_options(["--distillation_weight", "1", *words])
+        assert args.distillation_weight == 1
+    options.train_options(["--distillation_weight", "0", "--no-pretrained"])
+    with pytest.raises(SystemExit):
+        options.train_options(["--distillation_weight", "1", "--no-pretrained"])
+    said = capsys.readouterr().err
+    assert "--distillation_weight" in said and "--no-pretrained" in said
+
+
+PUBLISHED_LOSSES = {
+    "draws": "triplets",
+    "triplet_weight": 2,
+    "relation_weight": 4,
+    "relation_loss": "mse",
+    "contrastive_weight": 0,
+    "temperature": 0.07,
+    "learn_temperature": False,
+    "classification_weight": 0,
+    "distillation_weight": 0,
+    "dropout": 0.1,
+}
 
 
 def test_settings_of_the_losses():
-    published = {"triplet_weight": 2, "relation_weight": 4, "contrastive_weight": 0}
-    published |= {"classification_weight": 0, "dropout": 0.1}
-    assert options.loss_settings(options.train_options([])) == published
-    words = "--triplet_weight 0 --relation_weight 1 --classification_weight 0.5"
-    changed = options.loss_settings(options.train_options(words.split()))
+    words = ["--recipe", "paper"]
+    assert options.loss_settings(options.train_options(words)) == PUBLISHED_LOSSES
+    more = "--triplet_weight 0 --relation_weight 1 --classification_weight 0.5 --learn_temperature"
+    changed = options.loss_settings(options.train_options([*words, *more.split()]))
     asked = {"triplet_weight": 0, "relation_weight": 1, "classification_weight": 0.5}
-    assert changed == {**published, **asked}
-    assert published.keys() - {"dropout"} <= set(options.RESULT_OPTIONS)
+    assert changed == {**PUBLISHED_LOSSES, **asked, "learn_temperature": True}
+
+
+def test_every_loss_has_its_weight_among_the_settings():
+    weights = {name for name in PUBLISHED_LOSSES if name.endswith("_weight")}
+    assert weights == {f"{name}_weight" for name in options.LOSSES}
+
+
+def test_settings_of_the_draws():
+    words = "--seed 3 --skip_bad --augment light --per_class 4"
+    assert options.draw_settings(options.train_options(words.split())) == {
+        "seed": 3,
+        "skip_bad": True,
+        "augmentation": "light",
+        "per_class": 4,
+    }
+    paper = options.draw_settings(options.train_options(["--recipe", "paper"]))
+    assert paper == {"seed": 2021, "skip_bad": False, "augmentation": "none", "per_class": 1}
+
+
+def test_choices_are_the_tables_of_the_code(monkeypatch):
+    """options.py, which loads no torch, has to write them out once more."""
+    from datasets.augment import AUGMENTATIONS
+    from datasets.batches import BATCHES
+    from model.relation import DOWNSAMPLING
+    from model.zse import RELATION_LOSSES
+
+    parser = _parser(lambda: options.train_options([]), monkeypatch)
+    choices = {action.dest: action.choices for action in parser._actions if action.choices}
+    assert choices["augment"] == AUGMENTATIONS
+    assert set(choices["draws"]) == set(BATCHES)
+    assert set(choices["relation_loss"]) == set(RELATION_LOSSES)
+    assert set(choices["downsampling"]) == set(DOWNSAMPLING)
 
 
 def test_options_of_testing_alone(capsys):
@@ -413,7 +534,8 @@ def test_every_option_has_a_help_text(parse, monkeypatch):
     for action in actions:
         assert action.help, action.dest
         if not action.required:
-            assert "default" in action.help, action.dest
+            says_default = "default" in action.help
+            assert says_default or all(f"{name}: " in action.help for name in RECIPES), action.dest
     parser.format_help()
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from sample_data import write_benchmark
 
+import datasets.batches
 from datasets import load_benchmark
-from datasets.batches import ATTEMPTS, EpochSampler, Triplets, build_batches
+from datasets.batches import ATTEMPTS, BATCHES, Classes, EpochSampler, Triplets, build_batches
 from datasets.images import Preprocessing
 from utils.errors import InputError
 
@@ -21,8 +22,28 @@ def training_list(root, **counts):
     return load_benchmark("sketchy_extend", split, root, unseen=False, validation=False).train
 
 
-def triplets(images, seed=0, skip_bad=False, preprocessing=READ):
-    return Triplets(images, preprocessing, seed, skip_bad)
+def draws(kind, images, seed=0, skip_bad=False, **settings):
+    return BATCHES[kind](images, READ, seed=seed, skip_bad=skip_bad, **settings)
+
+
+def triplets(images, **settings):
+    return draws("triplets", images, **settings)
+
+
+def classes(images, **settings):
+    return draws("classes", images, **settings)
+
+
+def class_of(dataset, epoch, number, attempt=0):
+    """The class of a draw of a class."""
+    (target,) = set(dataset.images.target[list(dataset.draw(epoch, number, attempt))])
+    return int(target)
+
+
+@pytest.fixture(params=BATCHES)
+def kind(request):
+    """Every kind of draw in the table."""
+    return request.param
 
 
 def without(images, class_name, modality):
@@ -33,19 +54,23 @@ def break_file(images, index):
     images.file(index).write_bytes(b"no image")
 
 
-def test_a_draw_depends_on_seed_epoch_and_number_alone(tmp_path):
+# ---- draws of any kind
+
+
+def test_a_draw_depends_on_seed_epoch_and_number_alone(tmp_path, kind):
     images = training_list(tmp_path)
-    one, other = triplets(images), triplets(images)
+    one, other = draws(kind, images, per_class=2), draws(kind, images, per_class=2)
     backwards = {key: other.draw(*key) for key in reversed(DRAWS)}
     np.random.seed(3)
     assert all(one.draw(*key) == backwards[key] for key in DRAWS)
 
 
-def test_draws_differ_between_seeds_epochs_numbers_and_attempts(tmp_path):
+def test_draws_differ_between_seeds_epochs_numbers_and_attempts(tmp_path, kind):
     images = training_list(tmp_path)
 
     def first_hundred(seed=0, epoch=0, first=0, attempt=0):
-        return [triplets(images, seed).draw(epoch, first + i, attempt) for i in range(100)]
+        dataset = draws(kind, images, seed=seed, per_class=2)
+        return [dataset.draw(epoch, first + i, attempt) for i in range(100)]
 
     sequences = [
         first_hundred(),
@@ -58,6 +83,69 @@ def test_draws_differ_between_seeds_epochs_numbers_and_attempts(tmp_path):
     for i, one in enumerate(sequences):
         for other in sequences[:i]:
             assert sum(a == b for a, b in zip(one, other, strict=True)) < 5
+
+
+def test_one_class_is_nothing_to_train_on(tmp_path, kind):
+    images = training_list(tmp_path)
+    with pytest.raises(InputError, match="two classes"):
+        draws(kind, images.select(images.target == 2))
+
+
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+def test_class_without_a_modality_is_named(tmp_path, modality, kind):
+    images = training_list(tmp_path)
+    with pytest.raises(InputError, match=f"seen class banana has no {modality}"):
+        draws(kind, without(images, "banana", modality))
+
+
+def test_targets_need_not_be_consecutive(tmp_path, kind):
+    images = training_list(tmp_path)
+    dataset = draws(kind, images.select(np.isin(images.target, [1, 4])))
+    assert {t for n in range(2) for t in dataset[0, n]["photo_targets"].tolist()} == {1, 4}
+
+
+def test_item_holds_the_pictures_and_targets_of_its_draw(tmp_path, kind):
+    images = training_list(tmp_path)
+    dataset = draws(kind, images, per_class=3)
+    indices = list(dataset.draw(2, 7))
+    item = dataset[2, 7]
+    pictures = [*item["sketches"], *item["photos"]]
+    for picture, index in zip(pictures, indices, strict=True):
+        assert torch.equal(picture, READ(images.file(index), images.modality[index]))
+    half = len(indices) // 2
+    assert item["sketch_targets"].tolist() == images.target[indices[:half]].tolist()
+    assert item["photo_targets"].tolist() == images.target[indices[half:]].tolist()
+    assert set(images.modality[indices[:half]]) == {"sketch"}
+    assert set(images.modality[indices[half:]]) == {"photo"}
+    assert item["unreadable"] == []
+
+
+@pytest.mark.parametrize("per_class", [1, 3])
+def test_batch_has_the_first_of_every_draw_then_the_second(tmp_path, kind, per_class):
+    dataset = draws(kind, training_list(tmp_path), per_class=per_class)
+    items = [dataset[0, number] for number in range(4)]
+    batch = dataset.collate(items)
+    K = {"triplets": 2, "classes": per_class}[kind]
+    assert batch["sketches"].shape == batch["photos"].shape == (4 * K, 3, 16, 16)
+    for i, item in enumerate(items):
+        for k in range(K):
+            for name in ("sketches", "photos", "sketch_targets", "photo_targets"):
+                assert torch.equal(batch[name][4 * k + i], item[name][k])
+
+
+def test_batch_of_triplets_has_all_matching_pairs_first_then_the_others(tmp_path):
+    dataset = triplets(training_list(tmp_path))
+    batch = Triplets.collate([dataset[0, number] for number in range(3)])
+    same = batch["sketch_targets"] == batch["photo_targets"]
+    assert same.tolist() == [True] * 3 + [False] * 3
+
+
+def test_batch_of_one_draw(tmp_path):
+    batch = Triplets.collate([triplets(training_list(tmp_path))[0, 0]])
+    assert batch["photos"].shape == (2, 3, 16, 16) and batch["photo_targets"].shape == (2,)
+
+
+# ---- triplets
 
 
 def test_a_draw_is_two_sketches_and_a_photo_of_one_class_and_a_photo_of_another(tmp_path):
@@ -79,7 +167,7 @@ def test_every_file_can_be_drawn_in_every_part(tmp_path):
     assert [set(column) for column in drawn.T] == [sketches, sketches, photos, photos]
 
 
-def test_classes_are_drawn_uniformly(tmp_path):
+def test_classes_of_triplets_are_drawn_uniformly(tmp_path):
     images = training_list(tmp_path, seen=6)
     dataset = triplets(images)
     drawn = np.array([dataset.draw(0, number) for number in range(3000)])
@@ -94,8 +182,8 @@ def test_class_size_does_not_change_how_often_a_class_is_drawn(tmp_path):
     keep = np.flatnonzero((images.target == 1) | (images.modality == "sketch"))
     one_photo = np.flatnonzero((images.target == 0) & (images.modality == "photo"))[:1]
     dataset = triplets(images.select(np.concatenate([keep, one_photo])))
-    classes = [dataset.images.target[dataset.draw(0, number)[0]] for number in range(1000)]
-    assert 430 < sum(classes) < 570
+    drawn = [dataset.images.target[dataset.draw(0, number)[0]] for number in range(1000)]
+    assert 430 < sum(drawn) < 570
 
 
 def test_class_of_one_sketch_is_drawn_with_that_sketch_twice(tmp_path):
@@ -104,55 +192,156 @@ def test_class_of_one_sketch_is_drawn_with_that_sketch_twice(tmp_path):
     assert s1 == s2 and p != n
 
 
-def test_one_class_makes_no_triplet(tmp_path):
+# ---- draws of classes
+
+
+def test_classes_are_dealt_like_cards(tmp_path):
+    """All once before any comes again."""
+    dataset = classes(training_list(tmp_path, seen=5))
+    for epoch in range(3):
+        drawn = [class_of(dataset, epoch, number) for number in range(40)]
+        assert all(sorted(drawn[i : i + 5]) == [0, 1, 2, 3, 4] for i in range(0, 40, 5))
+
+
+def test_deals_differ_within_an_epoch_between_epochs_and_between_seeds(tmp_path):
     images = training_list(tmp_path)
-    with pytest.raises(InputError, match="two classes"):
-        triplets(images.select(images.target == 2))
+
+    def deals(seed, epoch):
+        drawn = [class_of(classes(images, seed=seed), epoch, number) for number in range(60)]
+        return {tuple(drawn[i : i + 6]) for i in range(0, 60, 6)}
+
+    one, other_epoch, other_seed = deals(0, 0), deals(0, 1), deals(1, 0)
+    assert min(map(len, (one, other_epoch, other_seed))) >= 9  # of ten, out of 720
+    assert max(len(one & other_epoch), len(one & other_seed)) <= 1
 
 
-@pytest.mark.parametrize("modality", ["sketch", "photo"])
-def test_class_without_a_modality_is_named(tmp_path, modality):
+def test_every_class_comes_as_often_at_every_place_of_a_deal(tmp_path):
+    dataset = classes(training_list(tmp_path, seen=3))
+    counts = np.zeros((3, 3))
+    for number in range(1800):
+        counts[number % 3, class_of(dataset, 0, number)] += 1
+    chi_square = ((counts - 200) ** 2 / 200).sum()
+    assert chi_square < 18.5  # 0.1 % of fair deals exceed this, at 4 degrees of freedom
+
+
+@pytest.mark.parametrize("seen", [2, 3, 6])
+def test_any_three_draws_in_a_row_contain_two_classes(tmp_path, seen):
+    dataset = classes(training_list(tmp_path, seen=seen))
+    drawn = [class_of(dataset, 0, number) for number in range(200)]
+    assert all(len(set(drawn[i : i + 3])) > 1 for i in range(198))
+    assert any(drawn[i] == drawn[i + 1] for i in range(199))  # of two, perhaps one
+
+
+@pytest.mark.parametrize("per_class", [1, 3, 4])
+def test_a_draw_is_so_many_sketches_and_photos_of_one_class_each_once(tmp_path, per_class):
+    images = training_list(tmp_path)  # 4 sketches and 5 photos a class
+    dataset = classes(images, per_class=per_class)
+    for key in DRAWS:
+        drawn = list(dataset.draw(*key))
+        assert images.modality[drawn].tolist() == ["sketch"] * per_class + ["photo"] * per_class
+        assert len(set(images.target[drawn])) == 1
+        assert len(set(drawn)) == 2 * per_class
+
+
+def test_what_a_class_has_too_few_of_comes_again(tmp_path):
+    images = training_list(tmp_path, seen=2, sketches=2, photos=3)
+    sketches = [classes(images, per_class=3).draw(0, number)[:3] for number in range(50)]
+    photos = [classes(images, per_class=3).draw(0, number)[3:] for number in range(50)]
+    assert all(len(set(drawn)) == 3 for drawn in photos)
+    assert {len(set(drawn)) for drawn in sketches} == {1, 2}
+
+
+def test_every_file_of_a_class_can_be_drawn_at_every_place(tmp_path):
+    images = training_list(tmp_path, seen=2, sketches=3, photos=4)
+    drawn = np.array([classes(images, per_class=2).draw(0, number) for number in range(200)])
+    sketches = set(np.flatnonzero(images.modality == "sketch"))
+    photos = set(np.flatnonzero(images.modality == "photo"))
+    assert [set(column) for column in drawn.T] == [sketches, sketches, photos, photos]
+
+
+def test_the_draws_of_a_deal_take_other_places_of_their_classes(tmp_path):
+    images = training_list(tmp_path, photos=4)
+    dataset = classes(images)
+    place = np.empty(len(images), dtype=int)  # of an image among those of its class
+    for target in range(6):
+        for modality in ("sketch", "photo"):
+            members = (images.target == target) & (images.modality == modality)
+            place[members] = np.arange(4)
+    for deal in range(10):
+        drawn = [dataset.draw(0, 6 * deal + i) for i in range(6)]
+        assert len({tuple(place[list(indices)]) for indices in drawn}) > 1
+
+
+def test_attempts_at_a_draw_go_through_all_classes(tmp_path):
+    dataset = classes(training_list(tmp_path, seen=5))
+    for number in range(10):
+        attempts = [class_of(dataset, 1, number, attempt) for attempt in range(5)]
+        assert sorted(attempts) == [0, 1, 2, 3, 4]
+
+
+# ---- augmentation
+
+
+def test_pictures_are_augmented_before_they_are_normalised(tmp_path, kind, monkeypatch):
     images = training_list(tmp_path)
-    with pytest.raises(InputError, match=f"seen class banana has no {modality}"):
-        triplets(without(images, "banana", modality))
+    asked = []
+
+    def invert(levels, modality, augmentation, random):
+        asked.append((levels.dtype, modality, augmentation))
+        return 255 - levels
+
+    monkeypatch.setattr(datasets.batches, "augment", invert)
+    dataset = draws(kind, images, per_class=2, augmentation="light")
+    item = dataset[1, 3]
+    assert asked == [(torch.uint8, m, "light") for m in ["sketch"] * 2 + ["photo"] * 2]
+    pictures = [*item["sketches"], *item["photos"]]
+    for picture, index in zip(pictures, dataset.draw(1, 3), strict=True):
+        levels = READ.levels(images.file(index), images.modality[index])
+        assert torch.equal(picture, READ.normalise(255 - levels))
 
 
-def test_targets_need_not_be_consecutive(tmp_path):
+def test_flip_mirrors_about_half_of_the_pictures_and_nothing_else(tmp_path, kind):
     images = training_list(tmp_path)
-    images = images.select(np.isin(images.target, [1, 4]))
-    item = triplets(images)[0, 0]
-    assert set(item["photo_targets"].tolist()) == {1, 4}
+    plain = draws(kind, images, per_class=2)
+    flipping = draws(kind, images, per_class=2, augmentation="flip")
+    mirrored = []
+    for key in DRAWS[:40]:
+        one, other = plain[key], flipping[key]
+        assert torch.equal(one["photo_targets"], other["photo_targets"])
+        for name in ("sketches", "photos"):
+            for picture, shown in zip(one[name], other[name], strict=True):
+                mirrored.append(torch.equal(shown, picture.flip(-1)))
+                assert mirrored[-1] or torch.equal(shown, picture)
+    assert 60 < sum(mirrored) < 100  # of 160
+    for place in range(4):  # each picture by its own chance
+        assert 8 < sum(mirrored[place::4]) < 32
+    assert len({tuple(mirrored[i : i + 4]) for i in range(0, 160, 4)}) > 8
 
 
-def test_item_holds_the_pictures_and_targets_of_its_draw(tmp_path):
+def test_augmentation_changes_no_draw(tmp_path, kind):
     images = training_list(tmp_path)
-    dataset = triplets(images)
-    s1, s2, p, n = dataset.draw(2, 7)
-    item = dataset[2, 7]
-    for picture, index in zip([*item["sketches"], *item["photos"]], (s1, s2, p, n), strict=True):
-        assert torch.equal(picture, READ(images.file(index), images.modality[index]))
-    assert item["sketch_targets"].tolist() == images.target[[s1, s2]].tolist()
-    assert item["photo_targets"].tolist() == images.target[[p, n]].tolist()
-    assert item["unreadable"] == []
+    plain, strong = draws(kind, images), draws(kind, images, augmentation="strong")
+    assert all(plain.draw(*key) == strong.draw(*key) for key in DRAWS)
+    one, other = plain[0, 0], strong[0, 0]
+    assert torch.equal(one["sketch_targets"], other["sketch_targets"])
+    assert not torch.equal(one["photos"], other["photos"])
 
 
-def test_batch_has_all_matching_pairs_first_then_the_others(tmp_path):
-    dataset = triplets(training_list(tmp_path))
-    items = [dataset[0, number] for number in range(3)]
-    batch = Triplets.collate(items)
-    assert batch["sketches"].shape == batch["photos"].shape == (6, 3, 16, 16)
-    for i, item in enumerate(items):
-        for half in (0, 1):
-            at = 3 * half + i
-            for name in ("sketches", "photos", "sketch_targets", "photo_targets"):
-                assert torch.equal(batch[name][at], item[name][half])
-    same = batch["sketch_targets"] == batch["photo_targets"]
-    assert same.tolist() == [True] * 3 + [False] * 3
-
-
-def test_batch_of_one_draw(tmp_path):
-    batch = Triplets.collate([triplets(training_list(tmp_path))[0, 0]])
-    assert batch["photos"].shape == (2, 3, 16, 16) and batch["photo_targets"].shape == (2,)
+def test_an_augmented_item_depends_on_seed_epoch_and_number_alone(tmp_path, kind):
+    images = training_list(tmp_path, seen=2, sketches=1, photos=1)  # few draws are possible
+    one, other = (draws(kind, images, augmentation="strong") for _ in range(2))
+    backwards = {key: other[key]["photos"] for key in reversed(DRAWS[:20])}
+    np.random.seed(3)
+    torch.manual_seed(3)
+    assert all(torch.equal(one[key]["photos"], backwards[key]) for key in DRAWS[:20])
+    elsewhere = draws(kind, images, seed=1, augmentation="strong")
+    shown = [
+        *backwards.values(),
+        *(one[1, n]["photos"] for n in range(20)),
+        elsewhere[0, 0]["photos"],
+    ]
+    for i, picture in enumerate(shown):
+        assert not any(torch.equal(picture, former) for former in shown[:i])
 
 
 # ---- unreadable files
@@ -162,16 +351,17 @@ def first_draw_with(dataset, index):
     return next(number for number in range(1000) if index in dataset.draw(0, number))
 
 
-def test_unreadable_file_is_reported_with_list_and_line(tmp_path):
+def test_unreadable_file_is_reported_with_list_and_line(tmp_path, kind):
     images = training_list(tmp_path)
     at = int(np.flatnonzero(images.modality == "photo")[0])
     break_file(images, at)
-    dataset = triplets(images)
+    dataset = draws(kind, images)
     item = dataset[0, first_draw_with(dataset, at)]
     (sentence,) = item["unreadable"]
     assert str(images.file(at)) in sentence
     assert "named in all_photo_filelist_train.txt, line 1" in sentence
-    batch = Triplets.collate([dataset[1, 0], item])
+    whole = next(n for n in range(1000) if at not in dataset.draw(1, n))
+    batch = dataset.collate([dataset[1, whole], item])
     assert batch == {"unreadable": [sentence]}
 
 
@@ -191,11 +381,39 @@ def test_under_skip_bad_the_next_attempt_takes_its_place(tmp_path):
     assert len(batch["sketches"]) == 4 and len(batch["unreadable"]) == 2 * attempt
 
 
-def test_under_skip_bad_drawing_ends_where_nothing_is_readable(tmp_path):
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+def test_under_skip_bad_another_class_takes_the_place_of_an_unreadable_draw(tmp_path, modality):
+    images = training_list(tmp_path)
+    spoilt = np.flatnonzero((images.target == 3) & (images.modality == modality))
+    for index in spoilt:
+        break_file(images, index)
+    dataset = classes(images, skip_bad=True, per_class=2)
+    for number in range(12):
+        item, drawn = dataset[0, number], class_of(dataset, 0, number)
+        taken = {*item["sketch_targets"].tolist(), *item["photo_targets"].tolist()}
+        expected = class_of(dataset, 0, number, attempt=int(drawn == 3))
+        assert taken == {expected} != {3}
+        assert len(item["unreadable"]) == (drawn == 3)
+        indices = dataset.draw(0, number, attempt=int(drawn == 3))
+        assert torch.equal(item["photos"][1], READ(images.file(indices[3]), "photo"))
+
+
+def test_under_skip_bad_the_one_readable_class_of_many_is_found(tmp_path):
+    images = training_list(tmp_path)
+    for index in np.flatnonzero(images.target != 4):
+        break_file(images, index)
+    dataset = classes(images, skip_bad=True)
+    for number in range(6):
+        item = dataset[0, number]
+        assert item["photo_targets"].tolist() == [4]
+        assert len(item["unreadable"]) < 6
+
+
+def test_under_skip_bad_drawing_ends_where_nothing_is_readable(tmp_path, kind):
     images = training_list(tmp_path, seen=2, sketches=2, photos=1)
     for index in range(len(images)):
         break_file(images, index)
-    item = triplets(images, skip_bad=True)[0, 0]
+    item = draws(kind, images, skip_bad=True)[0, 0]
     assert item["sketches"] is None and len(item["unreadable"]) == ATTEMPTS
 
 
@@ -237,10 +455,14 @@ def test_draws_that_fill_no_batch_are_refused(draws, size, world_size):
         EpochSampler(draws, size, 0, world_size)
 
 
-def loaded(images, workers, epochs=1, skip_bad=True, **sampler_settings):
-    sampler = EpochSampler(draws=9, size=4, **sampler_settings)
-    settings = {"seed": 7, "skip_bad": skip_bad, "flip": True, "workers": workers}
-    batches = build_batches("triplets", images, READ, sampler, **settings)
+def draw_settings(**changed):
+    return {"seed": 7, "skip_bad": True, "augmentation": "light", "per_class": 2, **changed}
+
+
+def loaded(kind, images, workers, epochs=1):
+    sampler = EpochSampler(draws=9, size=4)
+    more = {"draw_settings": draw_settings(), "workers": workers}
+    batches = build_batches(kind, images, READ, sampler, **more)
     found = []
     for epoch in range(epochs):
         sampler.epoch = epoch
@@ -248,10 +470,20 @@ def loaded(images, workers, epochs=1, skip_bad=True, **sampler_settings):
     return found
 
 
-def test_any_number_of_workers_gives_the_same_batches(tmp_path):
+def test_a_loader_draws_as_it_is_told(tmp_path):
+    images, sampler = training_list(tmp_path), EpochSampler(draws=9, size=4)
+    for kind, of_kind in (("triplets", Triplets), ("classes", Classes)):
+        more = {"draw_settings": draw_settings(), "workers": 0}
+        dataset = build_batches(kind, images, READ, sampler, **more).dataset
+        assert type(dataset) is of_kind
+        told = {name: getattr(dataset, name) for name in draw_settings()}
+        assert told == draw_settings()
+
+
+def test_any_number_of_workers_gives_the_same_batches(tmp_path, kind):
     images = training_list(tmp_path)
     break_file(images, 0)
-    alone, with_workers = loaded(images, 0, epochs=2), loaded(images, 2, epochs=2)
+    alone, with_workers = loaded(kind, images, 0, epochs=2), loaded(kind, images, 2, epochs=2)
     assert len(alone) == len(with_workers) == 4
     for one, other in zip(alone, with_workers, strict=True):
         assert one.keys() == other.keys() and one.pop("unreadable") == other.pop("unreadable")
@@ -259,41 +491,22 @@ def test_any_number_of_workers_gives_the_same_batches(tmp_path):
     assert not torch.equal(alone[0]["photos"], alone[2]["photos"])  # another epoch
 
 
-def test_flip_mirrors_about_half_of_the_pictures_and_nothing_else(tmp_path):
-    images = training_list(tmp_path)
-    plain, flipping = triplets(images), Triplets(images, READ, 0, False, flip=True)
-    mirrored = []
-    for key in DRAWS[:40]:
-        one, other = plain[key], flipping[key]
-        assert torch.equal(one["photo_targets"], other["photo_targets"])
-        for name in ("sketches", "photos"):
-            for picture, shown in zip(one[name], other[name], strict=True):
-                mirrored.append(torch.equal(shown, picture.flip(-1)))
-                assert mirrored[-1] or torch.equal(shown, picture)
-    assert 60 < sum(mirrored) < 100  # of 160
-    assert all(
-        torch.equal(flipping[DRAWS[0]][name], flipping[DRAWS[0]][name])
-        for name in one
-        if name != "unreadable"
-    )
-
-
 def test_loading_leaves_the_random_numbers_of_training_alone(tmp_path):
     images = training_list(tmp_path)
     before = torch.get_rng_state()
-    loaded(images, 0)
+    loaded("classes", images, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_two_processes_see_the_pictures_of_one_with_twice_the_batch(tmp_path):
+def test_two_processes_see_the_pictures_of_one_with_twice_the_batch(tmp_path, kind):
     images = training_list(tmp_path)
     sampler = EpochSampler(draws=8, size=8)
-    settings = {"seed": 7, "skip_bad": False, "flip": True, "workers": 0}
-    (whole,) = build_batches("triplets", images, READ, sampler, **settings)
+    settings = {"draw_settings": draw_settings(skip_bad=False), "workers": 0}
+    (whole,) = build_batches(kind, images, READ, sampler, **settings)
     parts = []
     for rank in (0, 1):
         sampler = EpochSampler(8, 4, rank, world_size=2)
-        parts += build_batches("triplets", images, READ, sampler, **settings)
+        parts += build_batches(kind, images, READ, sampler, **settings)
     for name in ("sketches", "photos", "sketch_targets", "photo_targets"):
-        halves = [part[name].unflatten(0, (2, 4)) for part in parts]  # (matching or not, draw)
+        halves = [part[name].unflatten(0, (2, 4)) for part in parts]  # (place in the draw, draw)
         assert torch.equal(torch.cat(halves, dim=1).flatten(0, 1), whole[name])

@@ -72,6 +72,40 @@ def test_a_tenth_of_the_seen_classes_but_two_at_least_is_validated_on(tmp_path, 
     assert held_out(benchmark) == held_out_in_list_order
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_so_many_seen_classes_are_validated_on_as_asked(tmp_path, count):
+    write_benchmark(tmp_path, sketches=1, photos=1, size=8)
+    benchmark = load(tmp_path, validation_classes=count)
+    trained, validated = set(benchmark.train.classes()), set(held_out(benchmark))
+    assert (len(trained), len(validated)) == (6 - count, count)
+    assert trained | validated == set(class_names("test_class_sketchy25", "seen")[:6])
+    assert len(benchmark.train) == 2 * (6 - count) and len(benchmark.validation) == 2 * count
+    assert len(benchmark.queries) == len(benchmark.gallery) == 3  # the test is not touched
+
+
+def test_the_seed_chooses_the_validation_classes_whatever_their_number(tmp_path):
+    write_benchmark(tmp_path, seen=40, sketches=1, photos=1, size=8)
+    first, *others = (held_out(load(tmp_path, seed=n, validation_classes=20)) for n in range(4))
+    assert held_out(load(tmp_path, seed=0, validation_classes=20, unseen=False)) == first
+    assert all(other != first for other in others)
+    assert held_out(load(tmp_path, validation_classes=4)) == held_out(load(tmp_path))  # a tenth
+
+
+def test_their_number_holds_of_the_first_classes_too_and_for_nothing_without_validation(tmp_path):
+    write_benchmark(tmp_path, sketches=1, photos=1, size=8)
+    of_five = load(tmp_path, classes=5, validation_classes=3)
+    assert (len(of_five.train.classes()), len(held_out(of_five))) == (2, 3)
+    without = load(tmp_path, validation=False, validation_classes=3)
+    assert len(without.train.classes()) == 6 and len(without.validation) == 0
+
+
+@pytest.mark.parametrize("count", [5, 6, 100])
+def test_two_classes_are_left_to_train_on_or_it_is_an_error(tmp_path, count):
+    write_benchmark(tmp_path, sketches=1, photos=1, size=8)
+    with pytest.raises(InputError, match="6 seen classes are too few"):
+        load(tmp_path, validation_classes=count)
+
+
 def test_too_few_seen_classes_for_validation_say_so(tmp_path):
     write_benchmark(tmp_path, seen=3)
     with pytest.raises(InputError, match=r"3 seen classes are too few .* --validate none"):

@@ -46,6 +46,8 @@ def test_every_benchmark_keeps_the_contract(tmp_path, dataset, split):
         assert np.issubdtype(images.target.dtype, np.integer)
         assert all(images.file(i).is_file() for i in range(len(images)))
     assert set(benchmark.queries.classes()) == set(benchmark.gallery.classes())
+    three = load(tmp_path, dataset, split, validation=True, validation_classes=3)
+    assert (counts(three.train), counts(three.validation)) == ((3 * 4, 3 * 5),) * 2
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from model.published import to_published
 def build_small():
     """A function that builds ZSE on timm's smallest ViT, in evaluation mode.
 
-    160 px, width 64, 6 blocks, 100 patch tokens: 25 or 100 anchors. Every tensor is random, also
-    the biases and norms that start at 0 and 1, so that no mix-up among them goes unnoticed.
+    160 px, width 64, 6 blocks, 100 patch tokens: 25 or 100 anchors. Every tensor that learns is
+    random, also the biases and norms that start at 0 and 1, so that no mix-up among them goes
+    unnoticed.
     """
 
     def build(seed: int = 0, **changed):
@@ -25,7 +26,8 @@ def build_small():
         method = build_model("zse_sbir", **{"vit": "test_vit", **changed})
         with torch.no_grad():
             for parameter in method.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
         return method.eval()
 
     return build

@@ -11,6 +11,9 @@ from model.cross_attention import CrossAttention, CrossAttentionLayer, UnbiasedL
 WIDTH, HEADS, HIDDEN = 12, 3, 20
 
 
+# ---- layers and pairs
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_equals_the_rule_written_out_token_by_token(layers):
     attention = _build(layers)
@@ -65,6 +68,83 @@ def test_pairs_do_not_look_at_each_other():
             )
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_given_pairs_equal_each_pair_alone(layers):
+    attention = _build(layers)
+    sketch, photo = torch.randn(3, 4, WIDTH), torch.randn(4, 4, WIDTH)
+    of_sketch, of_photo = torch.tensor([2, 0, 2, 1, 2]), torch.tensor([1, 1, 3, 1, 0])
+    with torch.inference_mode():
+        together = attention(sketch, photo, (of_sketch, of_photo))
+        for pair, (s, p) in enumerate(zip(of_sketch, of_photo, strict=True)):
+            alone = attention(sketch[s][None], photo[p][None])
+            torch.testing.assert_close(
+                (together[0][pair], together[1][pair]), (alone[0][0], alone[1][0])
+            )
+
+
+def test_no_pairs_are_sketch_i_with_photo_i():
+    attention = _build(2)
+    sketch, photo = torch.randn(3, 4, WIDTH), torch.randn(3, 4, WIDTH)
+    with torch.inference_mode():
+        paired = attention(sketch, photo, (torch.arange(3), torch.arange(3)))
+        torch.testing.assert_close(attention(sketch, photo), paired, rtol=0, atol=0)
+
+
+def test_an_image_of_many_pairs_is_projected_once():
+    attention, projected = _build(1), {}
+    for side, layer in (
+        ("sketch", attention.sketch_layers[0]),
+        ("photo", attention.photo_layers[0]),
+    ):
+        for name in ("query", "key", "value", "out"):
+
+            def count(module, given, made, key=(side, name)):
+                projected[key] = len(made)
+
+            getattr(layer, name).register_forward_hook(count)
+    pairs = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 1, 2])
+    attention(torch.randn(2, 4, WIDTH), torch.randn(3, 4, WIDTH), pairs)
+    own = {"sketch": 2, "photo": 3}
+    for side, other in (("sketch", "photo"), ("photo", "sketch")):
+        assert projected[side, "query"] == projected[side, "value"] == own[side]
+        assert projected[side, "key"] == own[other]
+        assert projected[side, "out"] == 6
+
+
+# ---- started as the identity
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_started_as_identity_it_hands_on_the_normalised_own_tokens(layers):
+    attention = _untrained(layers)
+    sketch, photo = 3 * torch.randn(2, 4, WIDTH) + 1, torch.randn(2, 4, WIDTH) - 2
+    with torch.inference_mode():
+        before = attention(sketch, photo)
+        attention.start_as_identity()
+        made = attention(sketch, photo)
+    for tokens, at_random, crossed in zip((sketch, photo), before, made, strict=True):
+        wanted = torch.stack([_norm_by_hand(UnbiasedLayerNorm(WIDTH), image) for image in tokens])
+        torch.testing.assert_close(crossed, wanted, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(at_random, wanted, atol=0.1)
+
+
+def test_started_as_identity_it_learns_from_the_first_step():
+    attention = _untrained(1)
+    attention.start_as_identity()
+    optimizer = torch.optim.SGD(attention.parameters(), lr=0.1)
+    sketch, photo = torch.randn(2, 4, WIDTH), torch.randn(2, 4, WIDTH)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(side[..., 0].square().sum() for side in attention(sketch, photo)).backward()
+        optimizer.step()
+    for name, parameter in attention.named_parameters():
+        if not name.endswith("key.bias"):  # shifts all logits of a query alike
+            assert parameter.grad.any(), name
+
+
+# ---- norm
+
+
 def test_norm_divides_by_the_unbiased_deviation_plus_eps():
     norm = UnbiasedLayerNorm(4)
     with torch.no_grad():
@@ -84,6 +164,9 @@ def test_norm_of_tiny_values_tells_where_eps_stands():
 
 def test_norm_of_equal_values_is_the_shift():
     assert torch.equal(UnbiasedLayerNorm(3)(torch.ones(2, 3)), torch.zeros(2, 3))
+
+
+# ---- dropout
 
 
 def test_dropout_acts_in_training_only():
@@ -118,15 +201,19 @@ def test_dropout_also_falls_on_the_attention_weights():
     assert not torch.equal(*attended)
 
 
-def _build(layers: int, dropout: float = 0.0) -> CrossAttention:
+def _untrained(layers: int, dropout: float = 0.0) -> CrossAttention:
     torch.manual_seed(0)
-    attention = CrossAttention(
+    return CrossAttention(
         width=WIDTH, heads=HEADS, hidden=HIDDEN, layers=layers, dropout=dropout
-    )
+    ).eval()
+
+
+def _build(layers: int, dropout: float = 0.0) -> CrossAttention:
+    attention = _untrained(layers, dropout)
     with torch.no_grad():
         for parameter in attention.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
-    return attention.eval()
+    return attention
 
 
 def _layer_by_hand(

@@ -13,6 +13,35 @@ from model.published import UNUSED, to_theirs
 from utils.errors import InputError
 
 SMALL = {"vit": "test_vit"}
+TRAINED_OTHERWISE = {
+    "shortcut": True,
+    "centring": True,
+    "draws": "classes",
+    "relation_loss": "logistic",
+    "contrastive_weight": 0.5,
+    "temperature": 0.2,
+    "learn_temperature": True,
+    "classification_weight": 0.25,
+    "classes": 3,
+    "distillation_weight": 2.0,
+}
+SETTINGS_OF_0260CF6 = (
+    "vit",
+    "width",
+    "heads",
+    "layers",
+    "hidden",
+    "anchors",
+    "downsampling",
+    "keep_rate",
+    "triplet_weight",
+    "relation_weight",
+    "contrastive_weight",
+    "classification_weight",
+    "classes",
+    "dropout",
+)
+"""What a checkpoint told before there were others."""
 
 
 @pytest.mark.parametrize("kind", ["as written today", "by an old numpy", "by an old torch"])
@@ -55,7 +84,8 @@ def test_unread_tensors_may_be_absent(build_small, as_downloaded, tmp_path):
 
 
 def test_a_checkpoint_of_ours_rebuilds_its_model_by_itself(tmp_path, build_small, checkpoint_of):
-    method = build_small(anchors=100, heads=4, hidden=24, layers=2, contrastive_weight=0.5)
+    method = build_small(anchors=100, heads=4, hidden=24, layers=2, **TRAINED_OTHERWISE)
+    method.means.copy_(torch.randn(2, 64))
     torch.save(checkpoint_of(method), tmp_path / "file.pth")
     loaded, checkpoint = load_model(tmp_path / "file.pth")
     assert loaded.settings == method.settings
@@ -66,7 +96,48 @@ def test_a_checkpoint_of_ours_rebuilds_its_model_by_itself(tmp_path, build_small
 def test_a_setting_of_training_can_be_replaced(tmp_path, build_small, checkpoint_of):
     torch.save(checkpoint_of(build_small()), tmp_path / "file.pth")
     loaded, _ = load_model(tmp_path / "file.pth", replaced={"contrastive_weight": 0.5})
-    assert loaded.contrastive_weight == loaded.settings["contrastive_weight"] == 0.5
+    assert loaded.weights["contrastive"] == loaded.settings["contrastive_weight"] == 0.5
+
+
+def test_what_only_training_uses_may_be_absent(tmp_path, build_small, checkpoint_of):
+    """As in best_checkpoint.pth, which is there to be scored."""
+    method = build_small(**TRAINED_OTHERWISE)
+    checkpoint = checkpoint_of(method)
+    for name in method.state_dict():
+        if name.startswith(("classifier.", "teacher.", "contrastive_scale")):
+            del checkpoint["model"][name]
+    torch.save(checkpoint, tmp_path / "file.pth")
+    loaded, _ = load_model(tmp_path / "file.pth")
+    assert loaded.settings == method.settings
+    assert loaded.state_dict().keys() == method.state_dict().keys()
+    for name, tensor in checkpoint["model"].items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert 1 / loaded.contrastive_scale.exp().item() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["means", "relation.shortcut.weights"])
+def test_what_scoring_uses_may_not_be_absent(name, tmp_path, build_small, checkpoint_of):
+    checkpoint = checkpoint_of(build_small(**TRAINED_OTHERWISE))
+    del checkpoint["model"][name]
+    torch.save(checkpoint, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=f"missing: {name}"):
+        load_model(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("contrastive_weight", [0.0, 0.5])
+def test_a_checkpoint_of_an_older_version_loads(
+    contrastive_weight, tmp_path, build_small, checkpoint_of, draw_images
+):
+    method = build_small(contrastive_weight=contrastive_weight)
+    checkpoint = checkpoint_of(method)
+    checkpoint["settings"] = {name: method.settings[name] for name in SETTINGS_OF_0260CF6}
+    checkpoint["model"].pop("contrastive_scale", None)
+    torch.save(checkpoint, tmp_path / "file.pth")
+    loaded, _ = load_model(tmp_path / "file.pth", wanted={"shortcut": False, "centring": False})
+    assert loaded.settings == method.settings
+    _assert_same_tensors(loaded.state_dict(), method.state_dict())
+    with pytest.raises(InputError, match="shortcut = False, but True"):
+        load_model(tmp_path / "file.pth", wanted={"shortcut": True})
 
 
 def test_a_classifier_of_other_classes_starts_anew(tmp_path, build_small, checkpoint_of):
@@ -133,7 +204,9 @@ def test_every_tensor_that_does_not_fit_is_listed(
         ("hidden", 1024),
         ("anchors", 100),
         ("downsampling", "spatial"),
+        ("shortcut", True),
         ("keep_rate", 0.9),
+        ("centring", True),
     ],
 )
 @pytest.mark.parametrize("published", [True, False])
@@ -143,8 +216,12 @@ def test_settings_that_contradict_the_file_are_refused(
     method = build_small()
     content = as_downloaded(method) if published else checkpoint_of(method)
     torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(InputError, match=f"{name} = {method.settings[name]}, but {value}"):
+    with pytest.raises(InputError) as error:
         load_model(tmp_path / "file.pth", wanted={**SMALL, name: value})
+    assert str(error.value) == (
+        f"{tmp_path / 'file.pth'}: was trained with {name} = {method.settings[name]}, but {value} "
+        "was asked for. Leave that option out; the checkpoint brings its own."
+    )
 
 
 @pytest.mark.parametrize(("name", "value"), [("heads", 4), ("vit", "vit_tiny_patch16_224")])

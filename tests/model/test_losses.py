@@ -1,13 +1,24 @@
-"""The class-wise contrastive loss against a slow loop, and its degenerate cases."""
+"""The losses, and the pairs they are taken of, against slow loops; degenerate cases."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 
-from model.losses import classwise_contrastive
+from model.losses import (
+    classwise_contrastive,
+    forgetting,
+    mine_pairs,
+    relation_logistic,
+    relation_mse,
+)
 
 TEMPERATURE = 0.2
+
+
+# ---- class-wise contrastive
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -87,6 +98,140 @@ def test_right_order_costs_less_than_wrong_order():
     right = classwise_contrastive(vectors, vectors, targets, targets, TEMPERATURE)
     wrong = classwise_contrastive(vectors, vectors.roll(1, dims=0), targets, targets, TEMPERATURE)
     assert right < 0.02 < 5 < wrong
+
+
+# ---- of the relation network
+
+
+def test_relation_mse_is_the_published_formula():
+    scores, matches = [0.2, 0.99, 0.5, 0.9, 0.01], [1, 1, 0, 0, 0]
+    logits = torch.tensor([math.log(score / (1 - score)) for score in scores])
+    # distances to 0.99 of the matches, to 0.01 of the others
+    wanted = (0.79**2 + 0 + 0.49**2 + 0.89**2 + 0) / 5
+    made = relation_mse(logits, torch.tensor(matches).float())
+    assert made.item() == pytest.approx(wanted)
+
+
+def test_relation_logistic_equals_the_rule_written_out():
+    logits, matches = torch.tensor([2.0, -1.0, 0.5, 3.0, -4.0]), torch.tensor([1.0, 0, 1, 0, 0])
+    of_matches = [-math.log(_sigmoid(2)), -math.log(_sigmoid(0.5))]
+    of_others = [-math.log(1 - _sigmoid(x)) for x in (-1, 3, -4)]
+    wanted = (sum(of_matches) / 2 + sum(of_others) / 3) / 2
+    assert relation_logistic(logits, matches).item() == pytest.approx(wanted)
+
+
+def test_relation_logistic_of_nothing_known_is_log_2():
+    assert relation_logistic(torch.zeros(2), torch.tensor([1.0, 0.0])).item() == pytest.approx(
+        math.log(2)
+    )
+
+
+def test_relation_logistic_balances_unequal_counts():
+    """The same others, three times over, weigh no more against the one match."""
+    match, others = torch.tensor([0.3]), torch.tensor([-1.0, 2.0])
+    made, gradients = [], []
+    for times in (1, 3):
+        logits = torch.cat([match, others.repeat(times)]).requires_grad_()
+        matches = torch.tensor([1.0] + [0.0] * 2 * times)
+        loss = relation_logistic(logits, matches)
+        loss.backward()
+        made.append(loss)
+        gradients.append(logits.grad[0])
+    torch.testing.assert_close(*made)
+    torch.testing.assert_close(*gradients)
+
+
+def test_relation_logistic_of_great_logits_is_finite():
+    logits = torch.tensor([-200.0, 300.0], requires_grad=True)
+    loss = relation_logistic(logits, torch.tensor([1.0, 0.0]))
+    loss.backward()
+    assert loss.item() == pytest.approx((200 + 300) / 2)
+    torch.testing.assert_close(logits.grad, torch.tensor([-0.5, 0.5]))
+
+
+# ---- distillation
+
+
+def test_forgetting_is_the_mean_of_1_less_the_cosine():
+    taught = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [1.0, 0.0]])
+    tokens = torch.tensor([[5.0, 0.0], [1.0, 0.0], [-4.0, 0.0], [3.0, 4.0]])
+    each = [0, 1, 2, 1 - 3 / 5]  # as it was, at right angles, opposite, between
+    assert forgetting(tokens, taught).item() == pytest.approx(sum(each) / 4)
+    assert forgetting(taught, taught).item() == pytest.approx(0)
+
+
+# ---- mined pairs
+
+
+@pytest.mark.parametrize("hardest", [1, 3, 100])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_half_matches_and_the_second_does_not(seed, hardest):
+    sketches, photos, sketch_targets, photo_targets = _draw_classes(seed)
+    torch.manual_seed(seed)
+    of_sketch, of_photo = mine_pairs(sketches, photos, sketch_targets, photo_targets, hardest)
+    S = len(sketches)
+    assert of_sketch.tolist() == [*range(S), *range(S)]
+    assert of_photo.shape == (2 * S,)
+    same = sketch_targets[of_sketch] == photo_targets[of_photo]
+    assert same.tolist() == [True] * S + [False] * S
+
+
+@pytest.mark.parametrize("hardest", [1, 3, 7, 12])
+def test_every_match_and_exactly_the_hardest_others_are_drawn(hardest):
+    sketches, photos, sketch_targets, photo_targets = _draw_classes(0)
+    torch.manual_seed(0)
+    draws = [
+        mine_pairs(sketches, photos, sketch_targets, photo_targets, hardest)[1] for _ in range(300)
+    ]
+    S = len(sketches)
+    for s in range(S):
+        matching = [p for p in range(len(photos)) if photo_targets[p] == sketch_targets[s]]
+        others = [p for p in range(len(photos)) if photo_targets[p] != sketch_targets[s]]
+        others.sort(key=lambda p: -torch.cosine_similarity(sketches[s], photos[p], dim=0).item())
+        assert {draw[s].item() for draw in draws} == set(matching)
+        assert {draw[S + s].item() for draw in draws} == set(others[:hardest])
+        assert len(others) == 12
+
+
+def test_fewer_other_photos_than_hardest_are_enough():
+    sketch_targets, photo_targets = torch.tensor([0, 1]), torch.tensor([0, 1, 1])
+    drawn = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        of_sketch, of_photo = mine_pairs(
+            torch.randn(2, 5), torch.randn(3, 5), sketch_targets, photo_targets, hardest=8
+        )
+        assert of_sketch.tolist() == [0, 1, 0, 1]
+        assert of_photo[0] == of_photo[3] == 0  # the only photo of class 0
+        drawn.add(tuple(of_photo.tolist()))
+    assert len(drawn) == 4  # two photos to match sketch 1, two others for sketch 0
+
+
+def test_pairs_are_drawn_from_torchs_generator_alone():
+    batch = _draw_classes(0)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    torch.manual_seed(3)
+    once, again = mine_pairs(*batch, hardest=8), mine_pairs(*batch, hardest=8)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(3)
+    assert torch.equal(mine_pairs(*batch, hardest=8)[1], once[1])
+    assert not torch.equal(again[1], once[1])
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def _draw_classes(seed: int):
+    """8 sketches and 16 photos of 4 classes, of very different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    sketches, photos = (
+        torch.randn(count, 5, generator=generator) * 10 ** torch.rand(count, 1, generator=generator)
+        for count in (8, 16)
+    )
+    return sketches, photos, torch.arange(8) % 4, torch.arange(16) // 4
 
 
 def _draw(seed: int, *, sketches: int, photos: int, classes: int):

@@ -59,7 +59,7 @@ def test_there_and_back_is_the_same_to_the_bit(build_small, checkpoint_of):
     ours = checkpoint_of(build_small())
     back = from_published(to_published(ours), "file", heads=8, vit="test_vit")
     _assert_same_tensors(back["model"], ours["model"])
-    assert back["settings"] == ours["settings"]
+    assert build_model("zse_sbir", **back["settings"]).settings == ours["settings"]
     assert {n: back[n] for n in ("epoch", "map_all", "precision_100")} == {
         n: ours[n] for n in ("epoch", "map_all", "precision_100")
     }
@@ -90,7 +90,8 @@ def test_shapes_tell_the_settings(vit, anchors, keep_rate):
     given = {"heads": 4, "layers": 2, "hidden": 100, "anchors": anchors, "keep_rate": keep_rate}
     method = _build_without_weights(vit=vit, **given)
     state = {to_theirs(name): tensor for name, tensor in method.state_dict().items()}
-    assert from_published(state, "file", heads=4)["settings"] == method.settings
+    told = from_published(state, "file", heads=4)["settings"]
+    assert _build_without_weights(**told).settings == method.settings
 
 
 def test_vit_base_has_the_published_settings(vit_base):
@@ -102,20 +103,42 @@ def test_vit_base_has_the_published_settings(vit_base):
         "hidden": 1024,
         "anchors": 49,
         "downsampling": "published",
+        "shortcut": False,
         "keep_rate": 1.0,
+        "centring": False,
+        "draws": "triplets",
         "triplet_weight": 2.0,
         "relation_weight": 4.0,
+        "relation_loss": "mse",
         "contrastive_weight": 0.0,
+        "temperature": 0.07,
+        "learn_temperature": False,
         "classification_weight": 0.0,
         "classes": None,
+        "distillation_weight": 0.0,
         "dropout": 0.1,
     }
 
 
-def test_a_classifier_is_not_handed_on(build_small, checkpoint_of):
+def test_what_only_training_uses_is_not_handed_on(build_small, checkpoint_of):
     plain = to_published(checkpoint_of(build_small()))
-    with_classifier = build_small(classification_weight=1.0, classes=3)
-    assert to_published(checkpoint_of(with_classifier))["model"].keys() == plain["model"].keys()
+    method = build_small(
+        classification_weight=1.0,
+        classes=3,
+        contrastive_weight=1.0,
+        learn_temperature=True,
+        distillation_weight=1.0,
+    )
+    assert to_published(checkpoint_of(method))["model"].keys() == plain["model"].keys()
+
+
+@pytest.mark.parametrize(("name", "said"), [("shortcut", "shortcut"), ("centring", "centr")])
+def test_what_the_published_program_lacks_is_not_handed_on(name, said, build_small, checkpoint_of):
+    with pytest.raises(InputError, match=f"{said}.*published program does not have"):
+        to_published(checkpoint_of(build_small(**{name: True})))
+    plain = checkpoint_of(build_small(**{name: False}))
+    del plain["settings"][name]  # as in a checkpoint of an older version
+    to_published(plain)
 
 
 def test_a_width_and_depth_without_a_name_asks_for_one(build_small, checkpoint_of):

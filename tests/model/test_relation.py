@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
-from model.relation import RelationNetwork, anchor_similarities, possible_anchors
+from model.relation import DirectMatch, RelationNetwork, anchor_similarities, possible_anchors
 
 WIDTH = 12
+
+
+# ---- anchors, similarities, score
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,7 @@ def test_similarities_are_cosines_with_a_row_for_each_sketch_anchor():
         for row in range(3):
             for column in range(3):
                 a, b = sketch[pair, row], photo[pair, column]
-                cosine = a.dot(b) / math.sqrt(a.dot(a) * b.dot(b))
-                torch.testing.assert_close(made[pair, row, column], cosine)
+                assert made[pair, row, column].item() == pytest.approx(_cosine(a, b), abs=1e-6)
 
 
 def test_a_zero_vector_is_similar_to_nothing():
@@ -118,13 +120,13 @@ def test_a_zero_vector_is_similar_to_nothing():
 
 def test_the_score_reads_the_matrix_row_by_row():
     relation = _build(downsampling="published")
-    sketch, photo = torch.randn(3, 16, WIDTH), torch.randn(3, 16, WIDTH)
+    sketch, photo = _draw(3)
     first, _, _, second, _, _, third = relation.score
     with torch.inference_mode():
         logits = relation(sketch, photo)
         assert logits.shape == (3,)
         for pair in range(3):
-            a, b = relation.anchors(sketch)[pair], relation.anchors(photo)[pair]
+            a, b = relation.anchors(sketch[:, 1:])[pair], relation.anchors(photo[:, 1:])[pair]
             flat = torch.stack(
                 [torch.cosine_similarity(a[i], b[j], dim=0) for i in range(4) for j in range(4)]
             )
@@ -134,9 +136,70 @@ def test_the_score_reads_the_matrix_row_by_row():
 
 def test_sketch_and_photo_are_told_apart():
     relation = _build(downsampling="published")
-    sketch, photo = torch.randn(1, 16, WIDTH), torch.randn(1, 16, WIDTH)
+    sketch, photo = _draw(1)
     with torch.inference_mode():
         assert not torch.allclose(relation(sketch, photo), relation(photo, sketch))
+
+
+# ---- shortcut
+
+
+def test_without_a_shortcut_the_retrieval_tokens_are_not_read():
+    relation = _build(downsampling="published")
+    sketch, photo = _draw(2)
+    with torch.inference_mode():
+        logits = relation(sketch, photo)
+        sketch[:, 0], photo[:, 0] = torch.randn(2, WIDTH), torch.randn(2, WIDTH)
+        assert torch.equal(relation(sketch, photo), logits)
+    assert not any(name.startswith("shortcut") for name in relation.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("downsampling", "anchors"), [("published", 4), ("spatial", 4), ("spatial", 16)]
+)
+def test_the_shortcut_adds_three_weighed_cosines(downsampling, anchors):
+    plain = _build(downsampling=downsampling, anchors=anchors)
+    relation = _build(downsampling=downsampling, anchors=anchors, shortcut=True)
+    sketch, photo = _draw(3)
+    with torch.no_grad():
+        assert relation.shortcut.weights.tolist() == [2, 0, 0]
+        relation.shortcut.bias.fill_(0.25)
+        relation.shortcut.weights.copy_(torch.tensor([2.0, 3.0, -5.0]))
+        added = relation(sketch, photo) - plain(sketch, photo)
+        assert added.shape == (3,)
+        for pair in range(3):
+            a = plain.anchors(sketch[:, 1:])[pair]
+            b = plain.anchors(photo[:, 1:])[pair]
+            cosines = [[_cosine(x, y) for y in b] for x in a]
+            best_of_sketch = [max(row) for row in cosines]
+            best_of_photo = [max(column) for column in zip(*cosines, strict=True)]
+            wanted = 2 * _cosine(sketch[pair, 0], photo[pair, 0])
+            wanted += 3 * sum(best_of_sketch) / anchors - 5 * sum(best_of_photo) / anchors
+            assert added[pair].item() == pytest.approx(10 * (wanted + 0.25), abs=1e-3)
+
+
+def test_the_shortcut_favours_the_image_itself_before_anything_is_learned():
+    shortcut = DirectMatch()
+    tokens, anchors = torch.randn(3, WIDTH), torch.randn(3, 4, WIDTH)
+    with torch.inference_mode():
+        own = shortcut(tokens, 2 * tokens, anchor_similarities(anchors, 3 * anchors))
+        others = anchor_similarities(anchors, anchors.roll(1, dims=0))
+        other = shortcut(tokens, tokens.roll(1, dims=0), others)
+    torch.testing.assert_close(own, torch.full((3,), 10 * (2 - 0.8)))
+    assert (other < own).all()
+
+
+def test_the_shortcut_of_zero_vectors_is_its_bias_with_a_finite_gradient():
+    shortcut, tokens = DirectMatch(), torch.zeros(2, WIDTH, requires_grad=True)
+    anchors = torch.zeros(2, 4, WIDTH, requires_grad=True)
+    made = shortcut(tokens, torch.ones(2, WIDTH), anchor_similarities(anchors, anchors))
+    assert made.tolist() == pytest.approx([10 * -0.8] * 2)
+    made.sum().backward()
+    assert tokens.grad.isfinite().all()
+    assert anchors.grad.isfinite().all()
+
+
+# ---- widths
 
 
 @pytest.mark.parametrize(
@@ -151,7 +214,12 @@ def test_sketch_and_photo_are_told_apart():
 def test_layers_have_the_published_widths(tokens, anchors, widths):
     with torch.device("meta"):
         relation = RelationNetwork(
-            width=768, tokens=tokens, anchors=anchors, downsampling="published", dropout=0.1
+            width=768,
+            tokens=tokens,
+            anchors=anchors,
+            downsampling="published",
+            shortcut=False,
+            dropout=0.1,
         )
     layers = [relation.score[i] for i in (0, 3, 6)]
     assert [layers[0].in_features, *(layer.out_features for layer in layers)] == widths
@@ -162,11 +230,27 @@ def test_layers_have_the_published_widths(tokens, anchors, widths):
         assert relation.reduce is None
 
 
-def _build(*, downsampling: str, tokens: int = 16, anchors: int = 4) -> RelationNetwork:
+def _build(
+    *, downsampling: str, tokens: int = 16, anchors: int = 4, shortcut: bool = False
+) -> RelationNetwork:
     torch.manual_seed(0)
     return RelationNetwork(
-        width=WIDTH, tokens=tokens, anchors=anchors, downsampling=downsampling, dropout=0.1
+        width=WIDTH,
+        tokens=tokens,
+        anchors=anchors,
+        downsampling=downsampling,
+        shortcut=shortcut,
+        dropout=0.1,
     ).eval()
+
+
+def _draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """All tokens of sketches and of photos, the retrieval token first: (count, 1 + 16, WIDTH)."""
+    return torch.randn(count, 17, WIDTH), torch.randn(count, 17, WIDTH)
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a.dot(b) / math.sqrt(a.dot(a) * b.dot(b))).item()
 
 
 @torch.no_grad()

@@ -164,6 +164,23 @@ def test_selection_stands_between_attention_and_mlp(build_small, draw_images):
             torch.testing.assert_close(result, vit.norm(x), rtol=1e-4, atol=1e-5)
 
 
+# ---- depth
+
+
+def test_layers_above_every_parameter():
+    with torch.device("meta"):
+        tokenizer = _tiny()
+    wanted = {"vit.norm.": 0, **{f"vit.blocks.{i}.": 12 - i for i in range(12)}}
+    embeddings = ("vit.cls_token", "vit.pos_embed", "vit.patch_embed.", "scale_stem.")
+    wanted |= dict.fromkeys(embeddings, 13)
+    counted = dict.fromkeys(wanted, 0)
+    for name, _ in tokenizer.named_parameters():
+        (beginning,) = [b for b in wanted if name.startswith(b)]
+        counted[beginning] += 1
+        assert tokenizer.layers_above(name) == wanted[beginning], name
+    assert all(counted.values())
+
+
 # ---- which ViTs
 
 

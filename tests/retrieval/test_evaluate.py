@@ -307,3 +307,24 @@ def test_seconds_are_told_by_stage(method, queries, gallery):
     seconds = score(method, queries, gallery).seconds
     assert set(seconds) == {"encode_gallery", "encode_and_score_queries"}
     assert all(value >= 0 for value in seconds.values())
+
+
+def test_fusing_adds_the_similarity_of_retrieval_vectors_to_the_scores_of_pairs(
+    method, queries, gallery
+):
+    pairs = score(method, queries, gallery, "rn")
+    alone = score(method, queries, gallery, "sa")
+    fused = score(method, queries, gallery, "rn", fuse=0.25)
+    for query in range(len(queries)):
+        by_photo = [
+            dict(zip(e.rankings[query], e.similarities[query], strict=True)) for e in (pairs, alone)
+        ]
+        for photo, similarity in zip(fused.rankings[query], fused.similarities[query], strict=True):
+            assert similarity == by_photo[0][photo] + 0.25 * by_photo[1][photo]
+    assert not np.array_equal(fused.rankings, pairs.rankings)
+
+
+def test_views_reach_queries_and_gallery(method, queries, gallery):
+    score(method, queries, gallery, views="mirror")
+    assert len(method.encoded["sketch"]) == 2 * len(queries)
+    assert len(method.encoded["photo"]) == 2 * len(gallery)
