@@ -494,9 +494,9 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--temperature",
-        type=_number(0, 1, above=True),
+        type=_number(0.01, 1),
         metavar="T",
-        help="the contrastive loss divides cosines by it, above 0 to 1 "
+        help="the contrastive loss divides cosines by it, 0.01 to below 1 "
         f"{_of_recipes('temperature')}",
     )
     group.add_argument(

@@ -125,7 +125,7 @@ class Training:
             training["classes"] = int(self.benchmark.train.target.max()) + 1
         source = self.folder.path / LAST if args.resume else args.load and Path(args.load)
         if source:
-            method, checkpoint = load_model(source, named_settings(args), training)
+            method, checkpoint = load_model(source, named_settings(args), training, args.resume)
             return method, str(source), checkpoint
         method = build_model(METHOD, **settings_of(args), **training)
         if not args.pretrained:
@@ -237,7 +237,7 @@ class Training:
 
     def _report(self, step: int, images_per_second: float, losses: dict[str, float]) -> None:
         line = {"kind": "steps", "epoch": self.epoch + 1, "step": step, **losses}
-        line["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        line["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
         self.folder.add_metrics({**line, "images_per_second": round(images_per_second, 1)})
 
     def _close_epoch(self) -> bool:

@@ -18,15 +18,18 @@ def build_model(method: str, **settings) -> "Method":
 
 
 def load_model(
-    path: Path, wanted: dict | None = None, replaced: dict | None = None
+    path: Path,
+    wanted: dict | None = None,
+    replaced: dict | None = None,
+    resumed: bool = False,
 ) -> tuple["Method", dict]:
     """The method a checkpoint holds, rebuilt from the checkpoint alone, and the checkpoint.
 
     Reads our own checkpoints and published ones, which come back in our form (their 'classes' is
     None: the file does not say). wanted: settings that the user named; where the checkpoint's are
     others, InputError. `heads` is not written in a published file and is taken from `wanted`.
-    replaced: settings that tell how to train on, which take the place of the checkpoint's. What
-    only training uses starts anew where the checkpoint has nothing that fits.
+    replaced: settings that tell how to train on, which take the place of the checkpoint's.
+    resumed: load what only training uses too; else that starts anew.
     """
     from utils.checkpoints import load_file, load_strictly, plain_state
     from utils.errors import InputError
@@ -57,10 +60,9 @@ def load_model(
                 f"{path}: was trained with {name} = {method.settings[name]}, but {value} was asked "
                 "for. Leave that option out; the checkpoint brings its own."
             )
-    state, may_miss = plain_state(checkpoint["model"]), method.training_only
-    mine = method.state_dict()
-    for name in [name for name in state if name.startswith(may_miss)]:
-        if name not in mine or mine[name].shape != state[name].shape:
-            del state[name]
+    state, may_miss = plain_state(checkpoint["model"]), ()
+    if not resumed:
+        may_miss = method.training_only
+        state = {name: t for name, t in state.items() if not name.startswith(may_miss)}
     load_strictly(method, state, str(path), may_miss)
     return method, checkpoint

@@ -72,6 +72,7 @@ def mine_pairs(
     others = similarity.masked_fill(same, -torch.inf)
     nearest = others.topk(min(hardest, others.shape[1]), dim=1)  # (S, hardest)
     possible = nearest.values.isfinite().float()  # fewer where the batch has few other classes
+    possible[possible.sum(dim=1) == 0] = 1  # tokens are not finite: the losses will tell
     chosen = torch.multinomial(possible, 1)
     sketch_numbers = torch.arange(len(sketches), device=sketches.device)
     return (

@@ -97,7 +97,8 @@ class DirectMatch(nn.Module):
             similarities.amax(dim=2).mean(dim=1),
             similarities.amax(dim=1).mean(dim=1),
         ]
-        return SHARPNESS * (torch.stack(cosines, dim=1) @ self.weights + self.bias)
+        weighed = torch.stack(cosines, dim=1).float() * self.weights  # no matmul: that may be bf16
+        return SHARPNESS * (weighed.sum(dim=1) + self.bias)
 
 
 def anchor_similarities(sketch: Tensor, photo: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from model.pretrained import load_pretrained
 from model.published import backbone_from_file
 from model.relation import DOWNSAMPLING, RelationNetwork, possible_anchors
 from model.tokenizer import Tokenizer
+from utils.distributed import mean_over_processes
 from utils.errors import InputError
 
 TRIPLET_MARGIN = 1.0
@@ -87,8 +88,13 @@ class ZSE(Method):
         width = _checked_width(self.tokenizer.width, width, vit, heads)
         anchors = _checked_anchors(self.tokenizer.tokens, anchors)
         hidden = hidden or width * 4 // 3
-        if downsampling not in DOWNSAMPLING:
-            raise InputError(f"downsampling {downsampling!r}: choose from {DOWNSAMPLING}.")
+        for what, value, allowed in (
+            ("downsampling", downsampling, DOWNSAMPLING),
+            ("relation_loss", relation_loss, tuple(RELATION_LOSSES)),
+            ("draws", draws, ("triplets", "classes")),
+        ):
+            if value not in allowed:
+                raise InputError(f"{what} {value!r}: choose from {allowed}.")
         self.cross_attention = CrossAttention(
             width=width, heads=heads, hidden=hidden, layers=layers, dropout=dropout
         )
@@ -259,8 +265,8 @@ class ZSE(Method):
     def _follow_means(self, sketches: Tensor, photos: Tensor) -> None:
         """Move the mean of each modality towards this batch's: a running average."""
         self.means_of += 1
-        of_batch = torch.stack([sketches.mean(dim=0), photos.mean(dim=0)])
-        self.means.lerp_(of_batch, max(MOMENTUM, 1 / self.means_of.item()))
+        of_batch = mean_over_processes(torch.stack([sketches.mean(dim=0), photos.mean(dim=0)]))
+        self.means.lerp_(of_batch, (1 / self.means_of).clamp(min=MOMENTUM))
 
 
 def _triplet(sketches: Tensor, photos: Tensor) -> Tensor:

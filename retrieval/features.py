@@ -80,9 +80,14 @@ def encode_blocks(
 
 
 def fingerprint(method, *lists) -> str:
-    """Sixteen hex digits that change with the weights, the preprocessing or the images' names."""
+    """Sixteen hex digits that change with the weights, the preprocessing or the images' names.
+
+    Weights that only training uses do not count: a checkpoint need not have them.
+    """
     digest = hashlib.sha256(json.dumps([method.settings, method.inputs]).encode())
     for name, tensor in sorted(method.state_dict().items()):
+        if name.startswith(method.training_only):
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     for images in lists:

@@ -353,6 +353,7 @@ def test_weights_cannot_be_named_and_forbidden(refusal):
         ["--distillation_weight", "-0.5"],
         ["--relation_loss", "hinge"],
         ["--temperature", "0"],
+        ["--temperature", "0.009"],
         ["--temperature", "1.01"],
         ["--schedule", "linear"],
         ["--layer_decay", "0"],

@@ -185,6 +185,15 @@ def test_the_temperature_is_learned_where_it_is_set_free(data, tmp_path):
         assert torch.isclose(scale, start, atol=0.05)
 
 
+def test_a_temperature_that_is_given_counts_whatever_was_learned(data, tmp_path):
+    run(data, tmp_path / "first", "--epoch", "1", "--learn_temperature")
+    more = ["--epoch", "1", "--no-learn_temperature", "--temperature", "0.2"]
+    for name in (BEST, LAST):
+        run(data, tmp_path / name, *more, "-l", str(tmp_path / "first" / name))
+        scale = weights(tmp_path / name)["contrastive_scale"]
+        assert scale.item() == pytest.approx(np.log(5))
+
+
 def test_bf16_trains_and_differs_little_from_full_precision(data, tmp_path, recipe):
     """At a learning rate of 0, where differences do not add up."""
     more = ["--recipe", recipe, "--learning_rate", "0", "--epoch", "1", "--dropout", "0"]
@@ -268,63 +277,81 @@ def test_a_finished_run_resumed_says_so_and_changes_nothing(data, tmp_path, capl
     assert (tmp_path / "run" / LAST).read_bytes() == before
 
 
-OTHER = {  # than what a small run has
-    "cls_number": ["5"],
-    "draws": ["triplets"],
-    "per_class": ["2"],
-    "batch": ["4"],
-    "datasetLen": ["12"],
-    "augment": ["strong"],
-    "dropout": ["0.5"],
-    "learning_rate": ["2e-3"],
-    "layer_decay": ["0.5"],
-    "new_rate": ["2"],
-    "weight_decay": ["0"],
-    "schedule": ["constant"],
-    "ema": ["0.5"],
-    "triplet_weight": ["0.5"],
-    "relation_weight": ["0"],
-    "relation_loss": ["mse"],
-    "contrastive_weight": ["0"],
-    "temperature": ["0.1"],
-    "no-learn_temperature": [],
-    "classification_weight": ["0"],
-    "distillation_weight": ["1", "-l", "anything"],
-    "amp": ["bf16"],
-    "seed": ["1"],
-    "validate": ["none"],
-    "validation_classes": ["3"],
+DECISIVE = {  # option of a run: its value there, another one
+    "cls_number": ("6", "5"),
+    "draws": ("classes", "triplets"),
+    "per_class": ("1", "2"),
+    "batch": ("3", "4"),
+    "datasetLen": ("9", "12"),
+    "augment": ("flip", "light"),
+    "dropout": ("0", "0.5"),
+    "learning_rate": ("1e-3", "2e-3"),
+    "layer_decay": ("1", "0.5"),
+    "new_rate": ("1", "2"),
+    "weight_decay": ("0.05", "0"),
+    "schedule": ("cosine", "constant"),
+    "ema": ("0", "0.5"),
+    "triplet_weight": ("0", "0.5"),
+    "relation_weight": ("1", "0"),
+    "relation_loss": ("logistic", "mse"),
+    "contrastive_weight": ("1", "0"),
+    "temperature": ("0.07", "0.1"),
+    "learn_temperature": (True, False),
+    "classification_weight": ("1", "0"),
+    "distillation_weight": ("0", "1"),
+    "amp": ("off", "bf16"),
+    "seed": ("2021", "1"),
+    "validate": ("seen", "none"),
+    "validation_classes": ("2", "3"),
 }
-OTHER_NETWORK = {"downsampling": ["published"], "no-shortcut": [], "no-centring": []}
+OF_THE_NETWORK = {
+    "downsampling": ("spatial", "published"),
+    "shortcut": (True, False),
+    "centring": (True, False),
+}
+
+
+def typed(option: str, value: str | bool) -> list[str]:
+    """The words that say so on the command line."""
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", value]
+
+
+FINISHED = ["--epoch", "1"]
+for name, (here, _) in {**DECISIVE, **OF_THE_NETWORK}.items():
+    FINISHED += typed(name, here)
 
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory) -> Path:
     """The folder of a run whose one epoch is done; no test may change it."""
     save = tmp_path_factory.mktemp("finished") / "run"
-    run(data, save, "--epoch", "1")
+    run(data, save, *FINISHED)
     before = (save / LAST).read_bytes()
     yield save
     assert (save / LAST).read_bytes() == before
 
 
-@pytest.mark.parametrize("option", OTHER)
+@pytest.mark.parametrize("option", DECISIVE)
 def test_resuming_with_another_value_is_refused_by_name(data, finished, option):
-    with pytest.raises(InputError, match=r"Resume with the same") as error:
-        run(data, finished, "--resume", "--epoch", "1", f"--{option}", *OTHER[option])
-    assert f"--{option.removeprefix('no-')} " in str(error.value)
-    if option != "distillation_weight":  # which needs -l, and that means another learning rate
-        assert str(error.value).count("(now ") == 1
+    other = typed(option, DECISIVE[option][1])
+    if option == "distillation_weight":  # which needs weights to start from
+        other += ["-l", "anything"]
+    with pytest.raises(InputError, match="Resume with the same") as error:
+        run(data, finished, *FINISHED, "--resume", *other)
+    assert f"was trained with --{option} " in str(error.value)
+    assert str(error.value).count("(now ") == 1
 
 
-@pytest.mark.parametrize("option", OTHER_NETWORK)
+@pytest.mark.parametrize("option", OF_THE_NETWORK)
 def test_resuming_with_another_network_is_refused_by_name(data, finished, option):
-    with pytest.raises(InputError, match=f"{option.removeprefix('no-')} = .* was asked for"):
-        run(data, finished, "--resume", "--epoch", "1", f"--{option}", *OTHER_NETWORK[option])
+    with pytest.raises(InputError, match=f"{option} = .* was asked for"):
+        run(data, finished, *FINISHED, "--resume", *typed(option, OF_THE_NETWORK[option][1]))
 
 
 def test_nothing_that_may_not_change_is_forgotten_here():
-    named = {option.removeprefix("no-") for option in (*OTHER, *OTHER_NETWORK)}
+    named = DECISIVE.keys() | OF_THE_NETWORK.keys()
     assert set(RESULT_OPTIONS) - named == {"dataset", "test_class"}
 
 
@@ -506,6 +533,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(data, tmp_path):
     two, one = two[0]["losses"], one[0]["losses"]
     assert two.keys() == one.keys() == LOSSES["strong"]
     assert two["classification"] == pytest.approx(one["classification"], rel=1e-4)
+    means = [weights(tmp_path / name)["means"] for name in ("one", "two")]
+    assert torch.allclose(*means, atol=1e-5) and means[0].any()
 
 
 def _log(save: Path) -> str:

@@ -87,7 +87,7 @@ def test_a_checkpoint_of_ours_rebuilds_its_model_by_itself(tmp_path, build_small
     method = build_small(anchors=100, heads=4, hidden=24, layers=2, **TRAINED_OTHERWISE)
     method.means.copy_(torch.randn(2, 64))
     torch.save(checkpoint_of(method), tmp_path / "file.pth")
-    loaded, checkpoint = load_model(tmp_path / "file.pth")
+    loaded, checkpoint = load_model(tmp_path / "file.pth", resumed=True)
     assert loaded.settings == method.settings
     assert checkpoint["classes"] == ["cat", "dog"]
     _assert_same_tensors(loaded.state_dict(), method.state_dict())
@@ -140,22 +140,24 @@ def test_a_checkpoint_of_an_older_version_loads(
         load_model(tmp_path / "file.pth", wanted={"shortcut": True})
 
 
-def test_a_classifier_of_other_classes_starts_anew(tmp_path, build_small, checkpoint_of):
-    former = build_small(classification_weight=1.0, classes=3)
+def test_what_only_training_uses_starts_anew_unless_resumed(tmp_path, build_small, checkpoint_of):
+    former = build_small(classification_weight=1.0, classes=3, contrastive_weight=1.0)
+    with torch.no_grad():
+        former.contrastive_scale.fill_(4.0)
     torch.save(checkpoint_of(former), tmp_path / "file.pth")
+    shared = {
+        n: t for n, t in former.state_dict().items() if not n.startswith(former.training_only)
+    }
     for weight, classes in ((1.0, 5), (0.0, None), (1.0, 3)):
-        replaced = {"classification_weight": weight, "classes": classes}
+        replaced = {"classification_weight": weight, "classes": classes, "temperature": 0.5}
         loaded, _ = load_model(tmp_path / "file.pth", replaced=replaced)
-        rest = {n: t for n, t in former.state_dict().items() if not n.startswith("classifier.")}
-        _assert_same_tensors({n: loaded.state_dict()[n] for n in rest}, rest)
+        _assert_same_tensors({n: loaded.state_dict()[n] for n in shared}, shared)
+        assert loaded.contrastive_scale.exp().item() == pytest.approx(2)
         if weight:
             assert len(loaded.classifier.bias) == classes
-    assert torch.equal(loaded.classifier.weight, former.classifier.weight)
-    torch.save(checkpoint_of(build_small()), tmp_path / "file.pth")
-    loaded, _ = load_model(
-        tmp_path / "file.pth", replaced={"classification_weight": 1.0, "classes": 4}
-    )
-    assert loaded.classifier.weight.shape == (4, 64)
+    assert not torch.equal(loaded.classifier.weight, former.classifier.weight)
+    resumed, _ = load_model(tmp_path / "file.pth", replaced={"dropout": 0.0}, resumed=True)
+    _assert_same_tensors(resumed.state_dict(), former.state_dict())
 
 
 @pytest.mark.parametrize("zipped", [True, False])

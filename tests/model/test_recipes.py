@@ -45,7 +45,7 @@ TYPED = {  # option: words that no recipe says, with their values; 0 and off are
     "batch": [("7", 7)],
     "datasetLen": [("70", 70)],
     "epoch": [("2", 2)],
-    "augment": [("light", "light")],
+    "augment": [("light", "light"), ("flip", "flip")],
     "downsampling": [("published", "published"), ("spatial", "spatial")],
     "shortcut": [(None, True), (None, False)],
     "centring": [(None, True), (None, False)],

@@ -18,6 +18,7 @@ class FakeMethod(nn.Module):
     """
 
     name = "fake"
+    training_only = ("teacher.",)
 
     def __init__(self):
         super().__init__()

@@ -70,6 +70,13 @@ def test_fingerprint_is_sixteen_hex_digits_and_the_same_every_time(method):
     assert one == again and len(one) == 16 and int(one, 16) >= 0
 
 
+def test_fingerprint_knows_nothing_of_what_only_training_uses(method):
+    images = image_list("sketch", [0, 1])
+    before = fingerprint(method, images)
+    method.teacher = torch.nn.Linear(2, 2)
+    assert fingerprint(method, images) == before
+
+
 def test_fingerprint_changes_with_a_weight(method):
     images = image_list("photo", [0, 1])
     before = fingerprint(method, images)
