@@ -123,10 +123,13 @@ class Training:
         training = loss_settings(args)
         if args.classification_weight:
             training["classes"] = int(self.benchmark.train.target.max()) + 1
-        source = self.folder.path / LAST if args.resume else args.load and Path(args.load)
-        if source:
-            method, checkpoint = load_model(source, named_settings(args), training, args.resume)
+        if args.resume:
+            source = self.folder.path / LAST
+            method, checkpoint = load_model(source, named_settings(args), resumed=True)
             return method, str(source), checkpoint
+        if args.load:
+            method, checkpoint = load_model(Path(args.load), named_settings(args), training)
+            return method, args.load, checkpoint
         method = build_model(METHOD, **settings_of(args), **training)
         if not args.pretrained:
             return method, "nothing (untrained)", None

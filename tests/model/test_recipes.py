@@ -1,6 +1,5 @@
 """Recipes: plain values for options of train.py, which give way to what is typed."""
 
-import argparse
 import inspect
 import re
 import subprocess
