@@ -34,7 +34,7 @@ PAPER = {
 STRONG = {
     "draws": "classes",
     "per_class": 1,
-    "batch": 64,
+    "batch": 24,
     "datasetLen": 10000,
     "epoch": 15,
     "augment": "strong",
@@ -58,10 +58,14 @@ STRONG = {
     "distillation_weight": 0.0,
 }
 
-# What strong changes where no weights are pretrained: nothing is there to be kept.
+# What strong changes where no weights are pretrained. The relation network, at full weight and with
+# a score that starts as the tokens' cosine, keeps an untrained tokenizer in one point.
 FROM_SCRATCH = {
+    "augment": "flip",
+    "shortcut": False,
     "learning_rate": 1e-3,
     "new_rate": 1.0,
+    "relation_weight": 0.1,
     "classification_weight": 1.0,
     "distillation_weight": 0.0,
 }

@@ -392,7 +392,17 @@ def assert_same_state(one: dict, other: dict) -> None:
 
 STEPS = 50
 LONG = ("--datasetLen", str(3 * STEPS), "--epoch", "1", "--num_workers", "1", "--validate", "none")
-LONG += ("--draws", "classes", "--learn_temperature", "--ema", "0.9", "--augment", "strong")
+LONG += (
+    "--draws",
+    "classes",
+    "--shortcut",
+    "--centring",
+    "--learn_temperature",
+    "--ema",
+    "0.9",
+    "--augment",
+    "strong",
+)
 LONG += ("--dropout", "0.1", "--schedule", "cosine", "--layer_decay", "0.7")
 
 
@@ -516,6 +526,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(data, tmp_path):
     """Losses are averaged over ranks; that of each image alone is then exactly as in one."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = ["--validate", "none", "--epoch", "1", "--datasetLen", "24", "--learning_rate", "0"]
+    options += ["--shortcut", "--centring", "--learn_temperature"]
     save = tmp_path / "two"
     done = subprocess.run(
         [sys.executable, *command, "train.py", *words(data, save, *options, "--batch", "3")],
