@@ -545,18 +545,18 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
 def _of_recipes(option: str) -> str:
     """What the recipes say of an option, for its help."""
     values = {name: recipe[option] for name, recipe in RECIPES.items()}
+    scratch = values_of("strong", pretrained=False)[option]
+    if scratch != values["strong"]:
+        values = {"strong": values["strong"], "from scratch": scratch, "paper": values["paper"]}
     words = {True: "on", False: "off"}
-    return (
-        "("
-        + ", ".join(
-            f"{n}: {words.get(v, v) if isinstance(v, bool) else v}" for n, v in values.items()
-        )
-        + ")"
-    )
+    shown = {n: words[v] if isinstance(v, bool) else v for n, v in values.items()}
+    return "(" + ", ".join(f"{name}: {value}" for name, value in shown.items()) + ")"
 
 
 def _check_recipe(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Refuse what cannot be trained."""
+    """Refuse what cannot be trained, or would do nothing."""
+    if args.validation_classes and args.validate != "seen":
+        parser.error(f"--validation_classes goes with --validate seen, not {args.validate}")
     if args.draws == "classes" and args.batch < 3:
         parser.error(
             f"--batch {args.batch}: draws of classes need 3 or more, so that two classes meet"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import load_benchmark
 from model import FORMAT, build_model, load_model
+from model.recipes import RECIPES
 from options import (
     RESULT_OPTIONS,
     draw_settings,
@@ -171,6 +172,7 @@ class Training:
 
         then, now = checkpoint["options"], vars(self.args)
         decisive = [*RESULT_OPTIONS, *(["epoch"] if now["schedule"] != "constant" else [])]
+        then = {**RECIPES["paper"], **then}  # whose values older runs had, and did not write down
         changed = [name for name in decisive if then.get(name, now[name]) != now[name]]
         if changed:
             listed = ", ".join(f"--{name} {then[name]} (now {now[name]})" for name in changed)

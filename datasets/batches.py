@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datasets.augment import augment
+from datasets.augment import AUGMENTATIONS, augment
 from datasets.benchmark import PHOTO, SKETCH, ImageList
 from datasets.images import Preprocessing
 from utils.errors import InputError
@@ -39,6 +39,8 @@ class Draws(Dataset):
         augmentation: str = "none",
         per_class: int = 1,
     ):
+        if augmentation not in AUGMENTATIONS:
+            raise InputError(f"augmentation {augmentation!r}: choose from {AUGMENTATIONS}.")
         self.images = images
         self.preprocessing = preprocessing
         self.seed = seed

@@ -83,8 +83,8 @@ def _held_out(targets: np.ndarray, count: int | None, seed: int) -> np.ndarray:
     count = count or max(2, round(len(targets) / 10))
     if len(targets) < count + 2:
         raise InputError(
-            f"{len(targets)} seen classes are too few to train on some and validate on others: "
-            "use --validate none."
+            f"{len(targets)} seen classes are too few to validate on {count} of them and train on "
+            "two or more: use --validate none, or --validation_classes with a smaller number."
         )
     return np.random.default_rng(seed).choice(targets, size=count, replace=False)
 

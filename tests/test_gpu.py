@@ -43,7 +43,7 @@ def test_a_run_trains_resumes_and_is_scored_on_the_gpu(tmp_path):
         "-s",
         str(tmp_path / "run"),
     ]
-    small = ["--vit", "test_vit", "--no-pretrained", "--batch", "2", "--datasetLen", "8"]
+    small = ["--vit", "test_vit", "--no-pretrained", "--batch", "3", "--datasetLen", "9"]
     assert train.main([*data, *small, "--epoch", "1"]) == 0
     assert train.main([*data, *small, "--epoch", "2", "--resume"]) == 0
     assert test.main([*data, "--testall"]) == 0

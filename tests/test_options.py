@@ -333,6 +333,21 @@ def test_retrieval_is_rn_or_sa(refusal):
     assert "sa" in said
 
 
+def test_fusing_and_views_reach_the_evaluation_and_name_its_results(parse):
+    plain, both = parse(), parse("--fuse", "0.5", "--views", "mirror")
+    settings = [options.evaluation_settings(args) for args in (plain, both)]
+    assert [(s["fuse"], s["views"]) for s in settings] == [(0, "plain"), (0.5, "mirror")]
+    names = [options.result_name(args, "a/best.pth", "json") for args in (plain, both)]
+    assert names[0] == "best.test_class_sketchy25.rn.part.json"
+    assert names[1] == "best.test_class_sketchy25.rn+0.5sa-mirror.part.json"
+
+
+def test_only_scores_of_pairs_are_fused(parse, refusal):
+    assert "--fuse 0.5" in refusal("--fuse", "0.5", "-r", "sa")
+    assert "'-1'" in refusal("--fuse", "-1")
+    assert parse("--fuse", "0", "-r", "sa").fuse == 0
+
+
 def test_weights_cannot_be_named_and_forbidden(refusal):
     said = refusal("--no-pretrained", "--pretrained_path", "file.pth")
     assert "--pretrained_path" in said
@@ -379,10 +394,17 @@ def test_options_of_training_alone():
     args = options.train_options([])
     assert (args.recipe, args.validate, args.validation_classes) == ("strong", "seen", None)
     assert (args.amp, args.resume) == ("off", False)
-    words = "--recipe paper --validate test --validation_classes 2 --amp bf16 --resume"
+    words = "--recipe paper --validate seen --validation_classes 2 --amp bf16 --resume"
     args = options.train_options(words.split())
-    assert (args.recipe, args.validate, args.validation_classes) == ("paper", "test", 2)
+    assert (args.recipe, args.validate, args.validation_classes) == ("paper", "seen", 2)
     assert (args.amp, args.resume) == ("bf16", True)
+
+
+@pytest.mark.parametrize("validate", ["test", "none"])
+def test_validation_classes_without_such_a_validation(validate, capsys):
+    with pytest.raises(SystemExit):
+        options.train_options(["--validate", validate, "--validation_classes", "2"])
+    assert "--validate seen" in capsys.readouterr().err
 
 
 def test_the_former_flip_is_no_option_any_more(refusal):

@@ -239,6 +239,16 @@ def test_without_validation_all_classes_are_trained_and_the_last_epoch_is_best(d
     assert len(json.loads((tmp_path / "run" / RUN).read_text())["seen_classes"]) == 6
 
 
+def test_what_draws_are_told_reaches_training(data, tmp_path):
+    """At a learning rate of 0, so that the losses differ by the pictures alone."""
+    found = []
+    for number, words in enumerate(("--augment none", "--augment light", "--augment none")):
+        more = [*words.split(), "--learning_rate", "0", "--epoch", "1", "--validate", "none"]
+        run(data, tmp_path / str(number), *more)
+        found.append(lines(tmp_path / str(number), "epoch")[0]["losses"]["classification"])
+    assert found[0] == found[2] != found[1]
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_so_many_classes_are_validated_on_as_asked(data, tmp_path, count):
     run(data, tmp_path, "--epoch", "1", "--validation_classes", str(count))
@@ -302,7 +312,7 @@ DECISIVE = {  # option of a run: its value there, another one
     "amp": ("off", "bf16"),
     "seed": ("2021", "1"),
     "validate": ("seen", "none"),
-    "validation_classes": ("2", "3"),
+    "validation_classes": (None, "3"),
 }
 OF_THE_NETWORK = {
     "downsampling": ("spatial", "published"),
@@ -311,8 +321,10 @@ OF_THE_NETWORK = {
 }
 
 
-def typed(option: str, value: str | bool) -> list[str]:
-    """The words that say so on the command line."""
+def typed(option: str, value: str | bool | None) -> list[str]:
+    """The words that say so on the command line; None: nothing is said."""
+    if value is None:
+        return []
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
     return [f"--{option}", value]
