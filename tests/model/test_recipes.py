@@ -189,7 +189,9 @@ def test_help_says_what_each_recipe_has(option, capsys):
     said = " ".join(capsys.readouterr().out.split())
     of_option = re.split(rf" --{option}(?:, --no-{option})? ", said)[-1]
     switch = {True: "on", False: "off"}
-    values = {name: recipe[option] for name, recipe in RECIPES.items()}
+    values = {"strong": STRONG[option], "paper": PAPER[option]}
+    if FROM_SCRATCH.get(option, STRONG[option]) != STRONG[option]:
+        values = {"strong": STRONG[option], "from scratch": FROM_SCRATCH[option], **values}
     words = [f"{n}: {switch[v] if isinstance(v, bool) else v}" for n, v in values.items()]
     assert re.search(r"\(strong: .*?\)", of_option).group() == f"({', '.join(words)})"
 
