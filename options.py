@@ -1,7 +1,7 @@
 """Every command-line option: groups, help, checks across options.
 
-Names, short forms and defaults of ZSE-SBIR (Lin et al., CVPR 2023) are kept; the help text tells
-where one was repaired. Imports no torch: --help answers at once.
+Names and short forms of ZSE-SBIR (Lin et al., CVPR 2023) are kept; the help text tells where one
+was repaired. Defaults of training are the recipe's. Imports no torch: --help answers at once.
 """
 
 import argparse
