@@ -195,12 +195,6 @@ def _settings_from_shapes(state: Mapping[str, Tensor], source: str, vit: str | N
         "anchors": anchors,
         "downsampling": "published",
         "keep_rate": 0.9 if anchors in (36, 144) else 1.0,
-        "triplet_weight": 2.0,
-        "relation_weight": 4.0,
-        "contrastive_weight": 0.0,
-        "classification_weight": 0.0,
-        "classes": None,
-        "dropout": 0.1,
     }
 
 
