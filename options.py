@@ -656,6 +656,8 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
         parser.error("--pretrained_path names weights that --no-pretrained forbids: drop one")
     if args.fuse and args.retrieval != "rn":
         parser.error(f"--fuse {args.fuse:g} adds to the scores of pairs: it needs -r rn")
+    if args.views != "plain" and args.retrieval == "rn" and not args.fuse:
+        parser.error(f"--views {args.views} changes what -r sa compares: it needs -r sa or --fuse")
     args.test_sk = args.test_sk or BLOCK
     args.test_im = args.test_im or BLOCK
     args.given = {name for name in ARCHITECTURE if getattr(args, name) is not None}

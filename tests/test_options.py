@@ -400,6 +400,14 @@ def test_options_of_training_alone():
     assert (args.amp, args.resume) == ("bf16", True)
 
 
+@pytest.mark.parametrize("parse", [options.train_options, options.test_options])
+def test_views_of_pairs_alone_would_be_work_for_nothing(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--views", "many", "-r", "rn"])
+    assert "--fuse" in capsys.readouterr().err
+    assert parse(["--views", "many", "-r", "sa"]).views == "many"
+
+
 @pytest.mark.parametrize("validate", ["test", "none"])
 def test_validation_classes_without_such_a_validation(validate, capsys):
     with pytest.raises(SystemExit):
