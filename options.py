@@ -32,7 +32,7 @@ ARCHITECTURE = {
     "downsampling": "downsampling",
     "shortcut": "shortcut",
     "keep_rate": "keep_rate",
-    "centring": "centring",
+    "whitening": "whitening",
 }
 """Option -> setting of the model; a checkpoint brings its own."""
 
@@ -217,6 +217,7 @@ def draw_settings(args: argparse.Namespace) -> dict:
         "skip_bad": args.skip_bad,
         "augmentation": args.augment,
         "per_class": args.per_class,
+        "own_photo": args.own_photo,
     }
 
 
@@ -243,12 +244,19 @@ def evaluation_settings(args: argparse.Namespace) -> dict:
     }
 
 
+def scored_part(args: argparse.Namespace, published: dict[str, int]) -> dict[str, int]:
+    """Every how many-th image is scored, by modality; published: without an option that tells."""
+    if args.testall:
+        return dict.fromkeys(published, 1)
+    return dict(zip(("sketch", "photo"), args.part, strict=True)) if args.part else published
+
+
 def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
     """What test.py with these options calls a file of results of the checkpoint of this name."""
     mode = f"{args.retrieval}+{args.fuse:g}sa" if args.fuse else args.retrieval
     if args.views != "plain":
         mode = f"{mode}-{args.views}"
-    part = "all" if args.testall else "part"
+    part = "x".join(map(str, args.part)) if args.part else "all" if args.testall else "part"
     return f"{Path(checkpoint).stem}.{args.test_class}.{mode}.{part}.{ending}"
 
 
@@ -391,15 +399,15 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         f"{_of_recipes('shortcut')}",
     )
     group.add_argument(
-        "--centring",
+        "--whitening",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="take each modality's mean over the training images from its retrieval tokens before "
-        f"-r sa compares them {_of_recipes('centring')}",
+        help="before -r sa compares retrieval tokens, take away the mean of each modality and even "
+        f"out their covariance, both over the training images {_of_recipes('whitening')}",
     )
     group.add_argument(
         "--keep_rate",
-        type=_number(0, 1, above=True),
+        type=_number(0, 1, without=0),
         metavar="RATE",
         help="share of the patch tokens that each of three blocks keeps, above 0 to 1; 0.9 is the "
         f"paper's: 196 > 177 > 160 > 144 (default {defaults['keep_rate']}: all)",
@@ -473,6 +481,14 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         f"{_of_recipes('per_class')}",
     )
     group.add_argument(
+        "--own_photo",
+        type=_number(0, 1),
+        metavar="SHARE",
+        help="how often a sketch of a drawn class comes with the photo it was drawn from, 0 to 1, "
+        "where the file names tell (Sketchy, synthetic); triplets do not use it "
+        f"{_of_recipes('own_photo')}",
+    )
+    group.add_argument(
         "--augment",
         choices=("none", "flip", "light", "strong"),
         help="change training images at random: mirror them; also move, shear and crop them a "
@@ -494,7 +510,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--temperature",
-        type=_number(0.01, 1),
+        type=_number(0.01, 1, without=1),
         metavar="T",
         help="the contrastive loss divides cosines by it, 0.01 to below 1 "
         f"{_of_recipes('temperature')}",
@@ -508,7 +524,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--dropout",
-        type=_number(0, 1),
+        type=_number(0, 1, without=1),
         metavar="P",
         help="probability of dropping an activation, 0 to below 1; 0 suits small ViTs, which were "
         f"pretrained without {_of_recipes('dropout')}",
@@ -521,7 +537,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--layer_decay",
-        type=_number(0, 1, above=True),
+        type=_number(0, 1, without=0),
         metavar="D",
         help="each layer of the tokenizer learns at D times the rate of the next one, above 0 to 1 "
         f"{_of_recipes('layer_decay')}",
@@ -535,7 +551,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--ema",
-        type=_number(0, 1),
+        type=_number(0, 1, without=1),
         metavar="D",
         help="keep a running average of the weights, decay D a step, and validate and save that; "
         f"0: no average {_of_recipes('ema')}",
@@ -598,6 +614,13 @@ def _add_evaluation(group: argparse._ArgumentGroup) -> None:
         "part; for Sketchy every 20th sketch and 10th photo)",
     )
     group.add_argument(
+        "--part",
+        nargs=2,
+        type=_count(1),
+        metavar=("S", "P"),
+        help="score every S-th sketch and every P-th photo instead (default: that fixed part)",
+    )
+    group.add_argument(
         "--test_sk",
         type=_count(1),
         metavar="N",
@@ -658,6 +681,8 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
         parser.error(f"--fuse {args.fuse:g} adds to the scores of pairs: it needs -r rn")
     if args.views != "plain" and args.retrieval == "rn" and not args.fuse:
         parser.error(f"--views {args.views} changes what -r sa compares: it needs -r sa or --fuse")
+    if args.part and args.testall:
+        parser.error("--part scores a part of what --testall scores: drop one")
     args.test_sk = args.test_sk or BLOCK
     args.test_im = args.test_im or BLOCK
     args.given = {name for name in ARCHITECTURE if getattr(args, name) is not None}
@@ -694,20 +719,18 @@ def _count(least: int, most: int | None = None):
     return whole_number
 
 
-def _number(least: float, below: float = math.inf, above: bool = False):
-    """A type for numbers from `least` on and below `below`; above: above `least`, up to `below`."""
-    if above:
-        allowed = f"above {least} and at most {below}"
-    else:
-        allowed = f"from {least} on" + (f" and below {below}" if below < math.inf else "")
+def _number(least: float, most: float = math.inf, without: float | None = None):
+    """A type for numbers from `least` to `most`; without: the end that is not allowed itself."""
+    allowed = f"from {least} on" if most == math.inf else f"from {least} to {most}"
+    if without is not None:
+        allowed += f" and not {without}"
 
     def number(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        inside = least < value <= below if above else least <= value < below
-        if not inside:
+        if not (least <= value <= most) or value in (without, math.inf):
             raise argparse.ArgumentTypeError(f"{text!r} is not a number {allowed}")
         return value
 

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     data = ["--data_path", args.data_path]
     shared = ["--dataset", "synthetic", *data, "-c", args.choose_cuda, "--num_workers", "2"]
     training = [*shared, *shlex.split(NETWORK), *shlex.split(TRAINING), "--seed", str(args.seed)]
-    untrained = shlex.split("--learning_rate 0 --no-centring --batch 3 --datasetLen 3 --epoch 1")
+    untrained = shlex.split("--learning_rate 0 --no-whitening --batch 3 --datasetLen 3 --epoch 1")
     _train(save / "untrained", [*training, *args.training, *untrained])
     _train(save / "trained", [*training, *args.training])
     scored = {

@@ -12,6 +12,7 @@ from options import (
     plain_options,
     resolved,
     result_name,
+    scored_part,
     test_options,
 )
 from utils.errors import InputError, run_script
@@ -96,13 +97,12 @@ def _load_data(args: Namespace):
     )
     for note in benchmark.notes:
         log.warning("%s", note)
-    if args.testall:
-        return benchmark, benchmark.queries, benchmark.gallery
-    every = [
-        f"every {n}th {name}" if n > 1 else f"each {name}" for name, n in benchmark.every.items()
-    ]
-    log.info("scoring %s; all with --testall", " and ".join(every))
-    return benchmark, *benchmark.published_part(benchmark.queries, benchmark.gallery)
+    every = scored_part(args, benchmark.every)
+    if max(every.values()) > 1:
+        shown = [f"every {n}th {name}" if n > 1 else f"each {name}" for name, n in every.items()]
+        log.info("scoring %s; all with --testall", " and ".join(shown))
+    queries, gallery = benchmark.queries, benchmark.gallery
+    return benchmark, queries.every(every["sketch"]), gallery.every(every["photo"])
 
 
 def _check_unseen(path: Path, checkpoint: dict, queries, allow_seen: bool) -> None:

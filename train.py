@@ -15,6 +15,7 @@ from options import (
     named_settings,
     plain_options,
     resolved,
+    scored_part,
     settings_of,
     train_options,
 )
@@ -282,12 +283,11 @@ class Training:
         queries, gallery = benchmark.queries, benchmark.gallery
         if args.validate == "seen":
             queries, gallery = benchmark.validation.of("sketch"), benchmark.validation.of("photo")
-        if not args.testall:
-            queries, gallery = benchmark.published_part(queries, gallery)
+        every = scored_part(args, benchmark.every)
         evaluation = evaluate(
             self.best_method,
-            queries,
-            gallery,
+            queries.every(every["sketch"]),
+            gallery.every(every["photo"]),
             self.preprocessing,
             device=self.device,
             **evaluation_settings(args),

@@ -27,6 +27,7 @@ class Draws(Dataset):
     'sketch_targets' (K,), 'photo_targets' (K,), and 'unreadable': a sentence for each file that
     could not be read. With skip_bad another draw takes its place; else the pictures are None.
     augmentation: a kind of datasets/augment.py. per_class: images of each modality that a draw has.
+    own_photo: how often, where the names tell it, a sketch comes with the photo it was drawn from.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Draws(Dataset):
         skip_bad: bool,
         augmentation: str = "none",
         per_class: int = 1,
+        own_photo: float = 0.0,
     ):
         if augmentation not in AUGMENTATIONS:
             raise InputError(f"augmentation {augmentation!r}: choose from {AUGMENTATIONS}.")
@@ -47,10 +49,12 @@ class Draws(Dataset):
         self.skip_bad = skip_bad
         self.augmentation = augmentation
         self.per_class = per_class
+        self.own_photo = own_photo
         self.targets = np.unique(images.target)
         if len(self.targets) < 2:
             raise InputError(f"{images.root}: training needs two classes.")
         self.members = {modality: self._by_class(modality) for modality in (SKETCH, PHOTO)}
+        self.own_photos = images.own_photos() if own_photo else np.full(len(images), -1)
 
     def draw(self, epoch: int, number: int, attempt: int = 0) -> tuple[int, ...]:
         """Indices in the list of images: those of K sketches, then those of K photos."""
@@ -125,7 +129,7 @@ class Triplets(Draws):
 
 
 class Classes(Draws):
-    """A draw is a class: `per_class` of its sketches and as many of its photos.
+    """A draw is a class: `per_class` of its sketches and as many of its photos (see own_photo).
 
     The classes are dealt like cards, all once before any comes again, so that any three draws in a
     row have two classes, and a batch of at most C draws hardly has one twice.
@@ -142,7 +146,11 @@ class Classes(Draws):
             members = self.members[modality][c]
             again = len(members) < self.per_class
             chosen += random.choice(members, size=self.per_class, replace=again).tolist()
-        return tuple(chosen)
+        sketches, photos = chosen[: self.per_class], chosen[self.per_class :]
+        for i, own in enumerate(self.own_photos[sketches].tolist()):
+            if own >= 0 and random.random() < self.own_photo:
+                photos[i] = own
+        return (*sketches, *photos)
 
 
 BATCHES = {"triplets": Triplets, "classes": Classes}

@@ -1,8 +1,9 @@
 """Benchmark and ImageList: which images there are, as plain columns."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from utils.errors import InputError
 
 SKETCH, PHOTO = "sketch", "photo"
+SKETCH_NUMBER = re.compile(r"-\d+$")  # which of several sketches of one photo
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,23 @@ class ImageList:
         """Every `step`-th image: numbers 0, step, 2 * step, ..."""
         return self.select(np.arange(0, len(self), step))
 
+    def own_photos(self) -> np.ndarray:
+        """Of each image, the number of the photo it was drawn from; -1: the names do not tell.
+
+        They tell where a sketch is called as a photo of its class, with a number after it (Sketchy:
+        n02691156_10151-3.png) or not (the built-in benchmark); mere numbers tell nothing.
+        """
+        stems = [PurePosixPath(path).stem for path in self.path]
+        photos: dict[tuple, int] = {}
+        for number in np.flatnonzero(self.modality == PHOTO):
+            photos.setdefault((self.target[number], stems[number]), number)
+        own = np.full(len(self), -1)
+        for number in np.flatnonzero(self.modality == SKETCH):
+            target, stem = self.target[number], stems[number]
+            names = [name for name in (stem, SKETCH_NUMBER.sub("", stem)) if not name.isdigit()]
+            own[number] = next((photos[target, n] for n in names if (target, n) in photos), -1)
+        return own
+
     def classes(self) -> list[str]:
         """Class names by ascending target."""
         first = np.unique(self.target, return_index=True)[1]
@@ -82,10 +101,6 @@ class Benchmark:
     every: dict[str, int]
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-
-    def published_part(self, queries: ImageList, gallery: ImageList) -> tuple[ImageList, ImageList]:
-        """What of sketches and photos the published test scores without --testall."""
-        return queries.every(self.every[SKETCH]), gallery.every(self.every[PHOTO])
 
 
 def plain_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """Table of methods (imports no torch), and how to build one or load one from a checkpoint."""
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,7 @@ METHODS = {"zse_sbir": "model.zse:ZSE"}
 
 def build_model(method: str, **settings) -> "Method":
     """A new, untrained method; `settings` are its constructor's arguments."""
-    module, name = METHODS[method].split(":")
-    return getattr(importlib.import_module(module), name)(**settings)
+    return _class_of(method)(**settings)
 
 
 def load_model(
@@ -52,7 +52,15 @@ def load_model(
             f"{path}: holds the method {checkpoint.get('method')!r}, which this version does not "
             f"know (it knows {known}). Update this code."
         )
-    settings = {**checkpoint["settings"], **(replaced or {})}
+    known = inspect.signature(_class_of(checkpoint["method"])).parameters
+    strange = [n for n, value in checkpoint["settings"].items() if value and n not in known]
+    if strange:
+        raise InputError(
+            f"{path}: was trained with {', '.join(strange)}, which this version does not know. Use "
+            "it with the version of this code that trained it."
+        )
+    settings = {n: value for n, value in checkpoint["settings"].items() if n in known}
+    settings |= replaced or {}
     method = build_model(checkpoint["method"], **settings)
     for name, value in wanted.items():
         if method.settings[name] != value:
@@ -66,3 +74,8 @@ def load_model(
         state = {name: t for name, t in state.items() if not name.startswith(may_miss)}
     load_strictly(method, state, str(path), may_miss)
     return method, checkpoint
+
+
+def _class_of(method: str) -> type["Method"]:
+    module, name = METHODS[method].split(":")
+    return getattr(importlib.import_module(module), name)

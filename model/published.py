@@ -56,7 +56,7 @@ UNUSED = "ca.encoder.layers."  # in every published file, read by no computation
 BACKBONE = "sa.model."  # pretrained files leave this out
 OURS_ALONE = {
     "shortcut": "the relation network's shortcut",
-    "centring": "centred modalities",
+    "whitening": "whitened retrieval tokens",
 }
 CLASSIFIERS = ("mlp_head.", "head.")  # ImageNet's, in published and in timm files
 

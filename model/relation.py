@@ -59,14 +59,17 @@ class RelationNetwork(nn.Module):
         )
         self.shortcut = DirectMatch() if shortcut else None
 
-    def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Logits (B,) of B pairs; their sigmoid is the published score. Tokens: (B, 1 + N, D)."""
+    def forward(self, sketch: Tensor, photo: Tensor, retrieval: Tensor | None = None) -> Tensor:
+        """Logits (B,) of B pairs; their sigmoid is the published score. Tokens: (B, 1 + N, D).
+
+        retrieval: cosines (B,) of the retrieval tokens before cross-attention, for the shortcut.
+        """
         anchors = self.anchors(sketch[:, 1:]), self.anchors(photo[:, 1:])
         similarities = anchor_similarities(*anchors)  # (B, A, A)
         logits = self.score(similarities.flatten(1)).squeeze(1)
         if self.shortcut is None:
             return logits
-        return logits + self.shortcut(sketch[:, 0], photo[:, 0], similarities)
+        return logits + self.shortcut(retrieval, similarities)
 
     def anchors(self, tokens: Tensor) -> Tensor:
         """What is compared: (B, N, D) -> (B, A, C)."""
@@ -81,8 +84,9 @@ class RelationNetwork(nn.Module):
 class DirectMatch(nn.Module):
     """What three cosines say of a pair, weighed: a score that holds before anything is learned.
 
-    The cosine of the two retrieval tokens, by which the score starts; the mean cosine of a sketch
-    anchor with its best photo anchor; and that of a photo anchor with its best sketch anchor.
+    The cosine of the two retrieval tokens before cross-attention, by which the score starts; the
+    mean cosine of a sketch anchor with its best photo anchor; and that of a photo anchor with its
+    best sketch anchor.
     """
 
     def __init__(self):
@@ -90,10 +94,10 @@ class DirectMatch(nn.Module):
         self.weights = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
         self.bias = nn.Parameter(torch.tensor(-0.8))
 
-    def forward(self, sketch: Tensor, photo: Tensor, similarities: Tensor) -> Tensor:
-        """Logits (B,). Retrieval tokens: (B, D) each; similarities of anchors: (B, A, A)."""
+    def forward(self, retrieval: Tensor, similarities: Tensor) -> Tensor:
+        """Logits (B,). Cosines of retrieval tokens: (B,), of anchors: (B, A, A)."""
         cosines = [
-            F.cosine_similarity(sketch, photo, dim=-1),
+            retrieval,
             similarities.amax(dim=2).mean(dim=1),
             similarities.amax(dim=1).mean(dim=1),
         ]

@@ -23,7 +23,7 @@ from model.pretrained import load_pretrained
 from model.published import backbone_from_file
 from model.relation import DOWNSAMPLING, RelationNetwork, possible_anchors
 from model.tokenizer import Tokenizer
-from utils.distributed import mean_over_processes
+from model.whitening import Whitening
 from utils.errors import InputError
 
 TRIPLET_MARGIN = 1.0
@@ -31,7 +31,6 @@ RELATION_LOSSES = {"mse": relation_mse, "logistic": relation_logistic}
 HARDEST = 8  # photos of other classes among which a batch's pairs find theirs
 HIGHEST_SCALE = 100.0  # of the contrastive logits: one over the temperature
 LABEL_SMOOTHING = 0.1
-MOMENTUM = 0.05  # with which the mean of each modality follows the batches
 
 
 class ZSE(Method):
@@ -43,8 +42,8 @@ class ZSE(Method):
     Architecture. vit: timm name. width: the ViT's (checked; None: taken from it). heads, layers,
     hidden: of the cross-attention; hidden None is 4/3 of the width. anchors: local tokens compared
     per image; None: the patch tokens down-sampled 2 x 2. downsampling: "published" or "spatial",
-    and shortcut, see relation.py. keep_rate: see tokenizer.py. centring: each modality's mean over
-    the training batches is taken from its retrieval tokens before they are compared.
+    and shortcut, see relation.py. keep_rate: see tokenizer.py. whitening: of the retrieval tokens
+    before they are compared, see whitening.py.
 
     Training, the defaults being published. draws: kind of batch, see datasets/batches.py.
     triplet_weight (retrieval tokens after cross-attention), relation_weight (the pair's score, by
@@ -70,7 +69,7 @@ class ZSE(Method):
         downsampling: str = "published",
         shortcut: bool = False,
         keep_rate: float = 1.0,
-        centring: bool = False,
+        whitening: bool = False,
         draws: str = "triplets",
         triplet_weight: float = 2.0,
         relation_weight: float = 4.0,
@@ -109,10 +108,7 @@ class ZSE(Method):
         if shortcut:
             self.cross_attention.start_as_identity()
         self.batches = draws
-        self.centring = centring
-        if centring:
-            self.register_buffer("means", torch.zeros(len(MODALITIES), width))
-            self.register_buffer("means_of", torch.zeros(()))  # batches so far
+        self.whitening = Whitening(width=width, modalities=len(MODALITIES)) if whitening else None
         self.relation_loss = RELATION_LOSSES[relation_loss]
         self.weights = {
             "triplet": triplet_weight,
@@ -138,7 +134,7 @@ class ZSE(Method):
             "downsampling": downsampling,
             "shortcut": shortcut,
             "keep_rate": keep_rate,
-            "centring": centring,
+            "whitening": whitening,
             "draws": draws,
             **{f"{name}_weight": weight for name, weight in self.weights.items()},
             "relation_loss": relation_loss,
@@ -167,14 +163,17 @@ class ZSE(Method):
             with torch.no_grad():
                 taught = self.teacher(batch["photos"])[:, 0].float()  # (P, D)
         retrieval = sketch[:, 0].float(), photo[:, 0].float()
-        if self.training and self.centring:
-            self._follow_means(*retrieval)
+        if self.training and self.whitening is not None:
+            self.whitening.follow(*retrieval)
+        compared = [self._compared(t, m) for t, m in zip(retrieval, MODALITIES, strict=True)]
         targets = batch["sketch_targets"], batch["photo_targets"]
         pairs = None
         if self.batches == "classes":
-            pairs = mine_pairs(*retrieval, *targets, hardest=HARDEST)
+            pairs = mine_pairs(*compared, *targets, hardest=HARDEST)
+            compared = [side[numbers] for side, numbers in zip(compared, pairs, strict=True)]
+        cosines = F.cosine_similarity(*compared)  # (B,)
         crossed_sketch, crossed_photo = self.cross_attention(sketch, photo, pairs)
-        logits = self.relation(crossed_sketch, crossed_photo).float()  # (B,)
+        logits = self.relation(crossed_sketch, crossed_photo, cosines).float()  # (B,)
         with torch.autocast(logits.device.type, enabled=False):
             crossed = crossed_sketch[:, 0].float(), crossed_photo[:, 0].float()
             # Both stay in the sum at weight 0: DDP wants a gradient for every parameter.
@@ -185,18 +184,18 @@ class ZSE(Method):
     def encode(self, images: Tensor, modality: str) -> Features:
         """'retrieval' (B, D) and 'tokens' (B, 1 + N, D); both modalities share the tokenizer."""
         tokens = self.tokenizer(images)
-        retrieval = tokens[:, 0]
-        if self.centring:
-            retrieval = retrieval - self.means[MODALITIES.index(modality)]
-        return {"retrieval": retrieval, "tokens": tokens}
+        return {"retrieval": self._compared(tokens[:, 0], modality), "tokens": tokens}
 
     def pair_similarity(self, queries: Features, gallery: Features) -> Tensor:
-        """Relation logits (Q, G) of every sketch with every photo; needs both sides' 'tokens'."""
+        """Relation logits (Q, G) of every sketch with every photo, of what encode() gives."""
         sketch, photo = queries["tokens"], gallery["tokens"]
         Q, G = len(sketch), len(photo)
         numbers = torch.arange(Q * G, device=sketch.device)
         sketch, photo = self.cross_attention(sketch, photo, (numbers // G, numbers % G))
-        return self.relation(sketch, photo).view(Q, G)
+        cosines = None
+        if self.relation.shortcut is not None:
+            cosines = self.similarity(queries, gallery).flatten()
+        return self.relation(sketch, photo, cosines).view(Q, G)
 
     def load_pretrained(self, path: Path | None) -> str:
         """Start the tokenizer from pretrained weights (see model/pretrained.py); says whose."""
@@ -231,6 +230,12 @@ class ZSE(Method):
             self.teacher.eval()
         return self
 
+    def _compared(self, retrieval: Tensor, modality: str) -> Tensor:
+        """What -r sa compares of retrieval tokens (B, D): whitened where that is set."""
+        if self.whitening is None:
+            return retrieval
+        return self.whitening(retrieval, MODALITIES.index(modality))
+
     def _relation(self, logits: Tensor) -> Tensor:
         half = len(logits) // 2
         matches = logits.new_tensor([1.0, 0.0]).repeat_interleave(half)
@@ -260,13 +265,6 @@ class ZSE(Method):
         if taught is not None:
             losses["distillation"] = forgetting(photos, taught)
         return losses
-
-    @torch.no_grad()
-    def _follow_means(self, sketches: Tensor, photos: Tensor) -> None:
-        """Move the mean of each modality towards this batch's: a running average."""
-        self.means_of += 1
-        of_batch = mean_over_processes(torch.stack([sketches.mean(dim=0), photos.mean(dim=0)]))
-        self.means.lerp_(of_batch, (1 / self.means_of).clamp(min=MOMENTUM))
 
 
 def _triplet(sketches: Tensor, photos: Tensor) -> Tensor:

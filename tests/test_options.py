@@ -137,8 +137,8 @@ def test_published_options_are_spelled_as_published(parse, monkeypatch):
         (["--downsampling", "published"], "downsampling", "published"),
         (["--shortcut"], "shortcut", True),
         (["--no-shortcut"], "shortcut", False),
-        (["--centring"], "centring", True),
-        (["--no-centring"], "centring", False),
+        (["--whitening"], "whitening", True),
+        (["--no-whitening"], "whitening", False),
     ],
 )
 def test_options_take_their_values(words, name, value, parse):
@@ -165,10 +165,10 @@ def test_split_and_save_folder_follow_from_the_dataset(dataset, splits, folder, 
 
 
 def test_settings_are_those_of_the_model(parse):
-    given = "--head 4 -a 196 --downsampling published --shortcut --no-centring"
+    given = "--head 4 -a 196 --downsampling published --shortcut --no-whitening"
     args = parse(*given.split())
     named = {"heads": 4, "anchors": 196, "downsampling": "published"}
-    named |= {"shortcut": True, "centring": False}
+    named |= {"shortcut": True, "whitening": False}
     assert options.settings_of(args) == {
         "vit": "vit_base_patch16_224",
         "width": None,
@@ -192,7 +192,7 @@ def test_a_setting_that_only_the_recipe_names_does_not_count_as_named(recipe):
     args = options.train_options(["--recipe", recipe])
     assert options.named_settings(args) == {}
     set_by_recipe = {n for n, v in options.settings_of(args).items() if v is not None}
-    assert {"downsampling", "shortcut", "centring"} <= set_by_recipe
+    assert {"downsampling", "shortcut", "whitening"} <= set_by_recipe
 
 
 def test_plain_options_are_json_and_lack_nothing(parse):
@@ -469,16 +469,35 @@ def test_every_loss_has_its_weight_among_the_settings():
     assert weights == {f"{name}_weight" for name in options.LOSSES}
 
 
+def test_a_part_is_the_published_one_unless_the_user_says_otherwise(parse):
+    published = {"sketch": 20, "photo": 10}
+    assert options.scored_part(parse(), published) == published
+    assert options.scored_part(parse("--testall"), published) == {"sketch": 1, "photo": 1}
+    assert options.scored_part(parse("--part", "5", "1"), published) == {"sketch": 5, "photo": 1}
+
+
+def test_a_part_of_everything_is_refused(refusal):
+    assert "drop one" in refusal("--testall", "--part", "5", "1")
+    assert "'0' is not a whole number" in refusal("--part", "0", "1")
+
+
 def test_settings_of_the_draws():
-    words = "--seed 3 --skip_bad --augment light --per_class 4"
+    words = "--seed 3 --skip_bad --augment light --per_class 4 --own_photo 1"
     assert options.draw_settings(options.train_options(words.split())) == {
         "seed": 3,
         "skip_bad": True,
         "augmentation": "light",
         "per_class": 4,
+        "own_photo": 1.0,
     }
     paper = options.draw_settings(options.train_options(["--recipe", "paper"]))
-    assert paper == {"seed": 2021, "skip_bad": False, "augmentation": "none", "per_class": 1}
+    assert paper == {
+        "seed": 2021,
+        "skip_bad": False,
+        "augmentation": "none",
+        "per_class": 1,
+        "own_photo": 0.0,
+    }
 
 
 def test_choices_are_the_tables_of_the_code(monkeypatch):

@@ -115,6 +115,13 @@ def test_without_testall_the_published_subsample_is_scored(data, checkpoint):
     assert content["counts"]["photos"] == 2  # every 10th of 15
 
 
+def test_another_part_can_be_scored(data, checkpoint):
+    run(data, "-l", checkpoint, "-r", "sa", "--part", 5, 1)
+    content = json.loads(next(checkpoint.parent.glob("*.sa.5x1.json")).read_text())
+    assert content["counts"]["sketches"] == 3  # every 5th of 12
+    assert content["counts"]["photos"] == 15
+
+
 def test_without_l_the_save_folder_is_scored_and_said(data, checkpoint, caplog):
     with caplog.at_level("INFO"):
         run(data, "--save", checkpoint.parent, "--testall", "-r", "sa")

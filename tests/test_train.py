@@ -291,6 +291,7 @@ DECISIVE = {  # option of a run: its value there, another one
     "cls_number": ("6", "5"),
     "draws": ("classes", "triplets"),
     "per_class": ("1", "2"),
+    "own_photo": ("0", "0.5"),
     "batch": ("3", "4"),
     "datasetLen": ("9", "12"),
     "augment": ("flip", "light"),
@@ -317,7 +318,7 @@ DECISIVE = {  # option of a run: its value there, another one
 OF_THE_NETWORK = {
     "downsampling": ("spatial", "published"),
     "shortcut": (True, False),
-    "centring": (True, False),
+    "whitening": (True, False),
 }
 
 
@@ -408,7 +409,7 @@ LONG += (
     "--draws",
     "classes",
     "--shortcut",
-    "--centring",
+    "--whitening",
     "--learn_temperature",
     "--ema",
     "0.9",
@@ -538,7 +539,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(data, tmp_path):
     """Losses are averaged over ranks; that of each image alone is then exactly as in one."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = ["--validate", "none", "--epoch", "1", "--datasetLen", "24", "--learning_rate", "0"]
-    options += ["--shortcut", "--centring", "--learn_temperature"]
+    options += ["--shortcut", "--whitening", "--learn_temperature"]
     save = tmp_path / "two"
     done = subprocess.run(
         [sys.executable, *command, "train.py", *words(data, save, *options, "--batch", "3")],

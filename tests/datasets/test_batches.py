@@ -1,5 +1,7 @@
 """Training batches: what is drawn, how it is shared out, and what unreadable files do."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -277,6 +279,51 @@ def test_attempts_at_a_draw_go_through_all_classes(tmp_path):
     for number in range(10):
         attempts = [class_of(dataset, 1, number, attempt) for attempt in range(5)]
         assert sorted(attempts) == [0, 1, 2, 3, 4]
+
+
+# ---- a sketch's own photo
+
+
+def named_pairs(tmp_path):
+    """A list whose sketches but the last of a class are called as photos of it: 4 of 5 photos."""
+    images = training_list(tmp_path)  # 4 sketches and 5 photos a class
+    path = images.path.copy()
+    for target in range(6):
+        sketches = np.flatnonzero((images.target == target) & (images.modality == "sketch"))
+        for number, sketch in enumerate(sketches[:3]):
+            path[sketch] = f"drawings/photo {number}-2.png"
+    return dataclasses.replace(images, path=path)
+
+
+@pytest.mark.parametrize("per_class", [1, 3])
+def test_sketches_come_with_their_own_photos_as_often_as_asked(tmp_path, per_class):
+    images = named_pairs(tmp_path)
+    own = images.own_photos()
+    assert (own >= 0).sum() == 18
+    dataset = classes(images, per_class=per_class, own_photo=0.75)
+    drawn = [dataset.draw(0, number) for number in range(600)]
+    pairs = [pair for d in drawn for pair in zip(d[:per_class], d[per_class:], strict=True)]
+    met = [own[sketch] == photo for sketch, photo in pairs if own[sketch] >= 0]
+    assert 0.75 < np.mean(met) < 0.85  # 0.75 + 0.25 of a fifth, by chance
+    assert all(images.target[sketch] == images.target[photo] for sketch, photo in pairs)
+    strangers = {photo for sketch, photo in pairs if own[sketch] < 0}
+    assert len(strangers) > 20  # of 30 photos
+
+
+def test_always_and_never_are_exact_and_change_no_sketch(tmp_path):
+    images = named_pairs(tmp_path)
+    own = images.own_photos()
+    never, always = classes(images), classes(images, own_photo=1.0)
+    for key in DRAWS:
+        (sketch, photo), (same, with_it) = never.draw(*key), always.draw(*key)
+        assert same == sketch
+        assert with_it == (own[sketch] if own[sketch] >= 0 else photo)
+
+
+def test_names_that_tell_of_no_photo_change_no_draw(tmp_path):
+    images = training_list(tmp_path)
+    plain, asked = classes(images, per_class=2), classes(images, per_class=2, own_photo=1.0)
+    assert all(plain.draw(*key) == asked.draw(*key) for key in DRAWS)
 
 
 # ---- augmentation

@@ -48,6 +48,53 @@ def test_classes_stand_in_the_order_of_their_targets():
     assert image_list().classes() == ["ant", "bee"]
 
 
+def named(*rows):
+    """An image list of such (target, modality, file name)."""
+    target, modality, names = zip(*rows, strict=True)
+    columns = {
+        "path": [f"folder of {m}s/{name}" for m, name in zip(modality, names, strict=True)],
+        "class_name": [str(number) for number in target],
+        "target": target,
+        "modality": modality,
+        "origin": [""] * len(rows),
+        "location": [""] * len(rows),
+    }
+    columns = {name: np.array(column, dtype=object) for name, column in columns.items()}
+    return ImageList(root=Path("data"), **{**columns, "target": np.array(target)})
+
+
+def test_names_tell_the_photo_a_sketch_was_drawn_from():
+    images = named(
+        (3, "sketch", "n02691156_10151-3.png"),
+        (3, "sketch", "n02691156_10151-4.png"),
+        (3, "sketch", "plane_007.png"),
+        (3, "photo", "n02691156_10152.jpg"),
+        (3, "photo", "n02691156_10151.jpg"),
+        (3, "photo", "n02691156_10151.jpg"),  # listed twice, as Sketchy's are
+        (3, "photo", "plane_007.jpg"),
+    )
+    assert images.own_photos().tolist() == [4, 4, 6, -1, -1, -1, -1]
+
+
+def test_numbers_other_classes_and_other_sketches_tell_nothing():
+    images = named(
+        (1, "sketch", "17.png"),
+        (1, "sketch", "17-1.png"),
+        (1, "sketch", "ant-2.png"),
+        (1, "sketch", "ant-2-1.png"),
+        (1, "photo", "17.jpg"),
+        (2, "photo", "ant.jpg"),
+        (2, "photo", "ant-2.jpg"),
+    )
+    assert images.own_photos().tolist() == [-1] * 7
+    assert named((1, "photo", "a.jpg")).select(np.array([], dtype=int)).own_photos().size == 0
+
+
+def test_a_sketch_of_the_same_name_comes_before_one_with_a_number_less():
+    images = named((1, "sketch", "owl-2.png"), (1, "photo", "owl.jpg"), (1, "photo", "owl-2.jpg"))
+    assert images.own_photos().tolist() == [2, -1, -1]
+
+
 def test_file_lies_where_the_disk_has_it_else_where_the_list_says():
     images = image_list()
     assert images.file(0) == Path("data/b/1.png")

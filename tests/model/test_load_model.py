@@ -15,7 +15,7 @@ from utils.errors import InputError
 SMALL = {"vit": "test_vit"}
 TRAINED_OTHERWISE = {
     "shortcut": True,
-    "centring": True,
+    "whitening": True,
     "draws": "classes",
     "relation_loss": "logistic",
     "contrastive_weight": 0.5,
@@ -85,12 +85,26 @@ def test_unread_tensors_may_be_absent(build_small, as_downloaded, tmp_path):
 
 def test_a_checkpoint_of_ours_rebuilds_its_model_by_itself(tmp_path, build_small, checkpoint_of):
     method = build_small(anchors=100, heads=4, hidden=24, layers=2, **TRAINED_OTHERWISE)
-    method.means.copy_(torch.randn(2, 64))
+    method.whitening.follow(torch.randn(9, 64), torch.randn(9, 64))
     torch.save(checkpoint_of(method), tmp_path / "file.pth")
     loaded, checkpoint = load_model(tmp_path / "file.pth", resumed=True)
     assert loaded.settings == method.settings
     assert checkpoint["classes"] == ["cat", "dog"]
     _assert_same_tensors(loaded.state_dict(), method.state_dict())
+
+
+def test_a_setting_of_another_version_is_refused_where_it_is_on(
+    tmp_path, build_small, checkpoint_of
+):
+    checkpoint = checkpoint_of(build_small())
+    checkpoint["settings"] |= {"spikes": 3, "wheels": False}
+    torch.save(checkpoint, tmp_path / "file.pth")
+    with pytest.raises(InputError, match="was trained with spikes, which this version does not"):
+        load_model(tmp_path / "file.pth")
+    checkpoint["settings"]["spikes"] = 0
+    torch.save(checkpoint, tmp_path / "file.pth")
+    loaded, _ = load_model(tmp_path / "file.pth")
+    assert not {"spikes", "wheels"} & loaded.settings.keys()
 
 
 def test_a_setting_of_training_can_be_replaced(tmp_path, build_small, checkpoint_of):
@@ -115,7 +129,7 @@ def test_what_only_training_uses_may_be_absent(tmp_path, build_small, checkpoint
     assert 1 / loaded.contrastive_scale.exp().item() == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("name", ["means", "relation.shortcut.weights"])
+@pytest.mark.parametrize("name", ["whitening.means", "relation.shortcut.weights"])
 def test_what_scoring_uses_may_not_be_absent(name, tmp_path, build_small, checkpoint_of):
     checkpoint = checkpoint_of(build_small(**TRAINED_OTHERWISE))
     del checkpoint["model"][name]
@@ -133,7 +147,7 @@ def test_a_checkpoint_of_an_older_version_loads(
     checkpoint["settings"] = {name: method.settings[name] for name in SETTINGS_OF_0260CF6}
     checkpoint["model"].pop("contrastive_scale", None)
     torch.save(checkpoint, tmp_path / "file.pth")
-    loaded, _ = load_model(tmp_path / "file.pth", wanted={"shortcut": False, "centring": False})
+    loaded, _ = load_model(tmp_path / "file.pth", wanted={"shortcut": False, "whitening": False})
     assert loaded.settings == method.settings
     _assert_same_tensors(loaded.state_dict(), method.state_dict())
     with pytest.raises(InputError, match="shortcut = False, but True"):
@@ -208,7 +222,7 @@ def test_every_tensor_that_does_not_fit_is_listed(
         ("downsampling", "spatial"),
         ("shortcut", True),
         ("keep_rate", 0.9),
-        ("centring", True),
+        ("whitening", True),
     ],
 )
 @pytest.mark.parametrize("published", [True, False])

@@ -19,7 +19,7 @@ SMALL = {
             "vit": "vit_mini_patch8_48",
             "downsampling": "spatial",
             "shortcut": True,
-            "centring": True,
+            "whitening": True,
             "draws": "classes",
             "relation_loss": "logistic",
             "contrastive_weight": 1.0,

@@ -105,7 +105,7 @@ def test_vit_base_has_the_published_settings(vit_base):
         "downsampling": "published",
         "shortcut": False,
         "keep_rate": 1.0,
-        "centring": False,
+        "whitening": False,
         "draws": "triplets",
         "triplet_weight": 2.0,
         "relation_weight": 4.0,
@@ -132,7 +132,7 @@ def test_what_only_training_uses_is_not_handed_on(build_small, checkpoint_of):
     assert to_published(checkpoint_of(method))["model"].keys() == plain["model"].keys()
 
 
-@pytest.mark.parametrize(("name", "said"), [("shortcut", "shortcut"), ("centring", "centr")])
+@pytest.mark.parametrize(("name", "said"), [("shortcut", "shortcut"), ("whitening", "whiten")])
 def test_what_the_published_program_lacks_is_not_handed_on(name, said, build_small, checkpoint_of):
     with pytest.raises(InputError, match=f"{said}.*published program does not have"):
         to_published(checkpoint_of(build_small(**{name: True})))

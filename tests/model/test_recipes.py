@@ -29,7 +29,7 @@ PUBLISHED = {  # Lin et al., CVPR 2023, and their program
     "downsampling": "published",
     # of ours, nothing:
     "shortcut": False,
-    "centring": False,
+    "whitening": False,
     "contrastive_weight": 0,
     "classification_weight": 0,
     "distillation_weight": 0,
@@ -37,17 +37,18 @@ PUBLISHED = {  # Lin et al., CVPR 2023, and their program
     "layer_decay": 1,
     "new_rate": 1,
 }
-UNUSED = {"per_class", "temperature", "learn_temperature"}  # by triplets without contrastive loss
+UNUSED = {"per_class", "own_photo", "temperature", "learn_temperature"}  # by the paper
 TYPED = {  # option: words that no recipe says, with their values; 0 and off are values too
     "draws": [("triplets", "triplets"), ("classes", "classes")],
     "per_class": [("3", 3)],
+    "own_photo": [("0.25", 0.25), ("0", 0), ("1", 1)],
     "batch": [("7", 7)],
     "datasetLen": [("70", 70)],
     "epoch": [("2", 2)],
     "augment": [("light", "light"), ("flip", "flip")],
     "downsampling": [("published", "published"), ("spatial", "spatial")],
     "shortcut": [(None, True), (None, False)],
-    "centring": [(None, True), (None, False)],
+    "whitening": [(None, True), (None, False)],
     "dropout": [("0.3", 0.3), ("0", 0)],
     "learning_rate": [("0.25", 0.25), ("0", 0)],
     "layer_decay": [("0.5", 0.5)],
@@ -113,7 +114,7 @@ def test_paper_is_what_was_published():
 
 def test_paper_is_what_the_method_does_when_it_is_told_nothing():
     defaults = {n: p.default for n, p in inspect.signature(ZSE).parameters.items()}
-    settings = {*options.TRAINING_SETTINGS, "downsampling", "shortcut", "centring"}
+    settings = {*options.TRAINING_SETTINGS, "downsampling", "shortcut", "whitening"}
     assert settings <= PAPER.keys() & defaults.keys()
     assert {n: PAPER[n] for n in settings} == {n: defaults[n] for n in settings}
 

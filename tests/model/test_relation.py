@@ -161,42 +161,39 @@ def test_the_shortcut_adds_three_weighed_cosines(downsampling, anchors):
     plain = _build(downsampling=downsampling, anchors=anchors)
     relation = _build(downsampling=downsampling, anchors=anchors, shortcut=True)
     sketch, photo = _draw(3)
+    cosines = torch.tensor([0.5, -0.25, 0.125])
     with torch.no_grad():
         assert relation.shortcut.weights.tolist() == [2, 0, 0]
         relation.shortcut.bias.fill_(0.25)
         relation.shortcut.weights.copy_(torch.tensor([2.0, 3.0, -5.0]))
-        added = relation(sketch, photo) - plain(sketch, photo)
+        added = relation(sketch, photo, cosines) - plain(sketch, photo)
         assert added.shape == (3,)
         for pair in range(3):
             a = plain.anchors(sketch[:, 1:])[pair]
             b = plain.anchors(photo[:, 1:])[pair]
-            cosines = [[_cosine(x, y) for y in b] for x in a]
-            best_of_sketch = [max(row) for row in cosines]
-            best_of_photo = [max(column) for column in zip(*cosines, strict=True)]
-            wanted = 2 * _cosine(sketch[pair, 0], photo[pair, 0])
+            matrix = [[_cosine(x, y) for y in b] for x in a]
+            best_of_sketch = [max(row) for row in matrix]
+            best_of_photo = [max(column) for column in zip(*matrix, strict=True)]
+            wanted = 2 * cosines[pair].item()
             wanted += 3 * sum(best_of_sketch) / anchors - 5 * sum(best_of_photo) / anchors
             assert added[pair].item() == pytest.approx(10 * (wanted + 0.25), abs=1e-3)
 
 
-def test_the_shortcut_favours_the_image_itself_before_anything_is_learned():
-    shortcut = DirectMatch()
-    tokens, anchors = torch.randn(3, WIDTH), torch.randn(3, 4, WIDTH)
+def test_the_shortcut_orders_by_the_retrieval_tokens_before_anything_is_learned():
+    shortcut, cosines = DirectMatch(), torch.tensor([1.0, 0.5, 0.0, -1.0])
     with torch.inference_mode():
-        own = shortcut(tokens, 2 * tokens, anchor_similarities(anchors, 3 * anchors))
-        others = anchor_similarities(anchors, anchors.roll(1, dims=0))
-        other = shortcut(tokens, tokens.roll(1, dims=0), others)
-    torch.testing.assert_close(own, torch.full((3,), 10 * (2 - 0.8)))
-    assert (other < own).all()
+        made = shortcut(cosines, torch.rand(4, 3, 3))
+    torch.testing.assert_close(made, 10 * (2 * cosines - 0.8))
 
 
-def test_the_shortcut_of_zero_vectors_is_its_bias_with_a_finite_gradient():
-    shortcut, tokens = DirectMatch(), torch.zeros(2, WIDTH, requires_grad=True)
+def test_the_gradient_reaches_all_that_the_shortcut_reads():
+    shortcut, cosines = DirectMatch(), torch.zeros(2, requires_grad=True)
+    with torch.no_grad():
+        shortcut.weights.fill_(1)
     anchors = torch.zeros(2, 4, WIDTH, requires_grad=True)
-    made = shortcut(tokens, torch.ones(2, WIDTH), anchor_similarities(anchors, anchors))
-    assert made.tolist() == pytest.approx([10 * -0.8] * 2)
-    made.sum().backward()
-    assert tokens.grad.isfinite().all()
-    assert anchors.grad.isfinite().all()
+    shortcut(cosines, anchor_similarities(anchors, torch.randn(2, 4, WIDTH))).sum().backward()
+    assert cosines.grad.tolist() == [10, 10]
+    assert anchors.grad.isfinite().all() and anchors.grad.any()
 
 
 # ---- widths

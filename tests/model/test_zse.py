@@ -1,5 +1,6 @@
 """ZSE-SBIR as a whole: losses, what training moves, features, similarities, settings."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from model import build_model
 from model.losses import classwise_contrastive, mine_pairs
+from model.whitening import Whitening
 from utils.errors import InputError
 
 MINI = {"vit": "vit_mini_patch8_48"}  # the quickest: 48 px, 4 blocks, 9 or 36 anchors
@@ -21,7 +23,7 @@ EVERYTHING = {
     **MINI,
     **WEIGHTS,
     "shortcut": True,
-    "centring": True,
+    "whitening": True,
     "draws": "classes",
     "relation_loss": "logistic",
     "temperature": 0.2,
@@ -219,12 +221,14 @@ def test_losses_of_classes_are_the_formulas_written_out(build_small, draw_classe
     sketches, photos = method.tokenizer(batch["sketches"]), method.tokenizer(batch["photos"])
     retrieval = sketches[:, 0], photos[:, 0]
     torch.manual_seed(7)
-    pairs = mine_pairs(*retrieval, targets, targets, hardest=8)  # of 10
+    compared = [method.whitening(side, number) for number, side in enumerate(retrieval)]
+    pairs = mine_pairs(*compared, targets, targets, hardest=8)  # of 10
     crossed, logits = [], []
     for s, p in zip(*pairs, strict=True):
         tokens = method.cross_attention(sketches[s][None], photos[p][None])
         crossed.append((tokens[0][0, 0], tokens[1][0, 0]))
-        logits.append(method.relation(*tokens).item())
+        cosine = torch.cosine_similarity(compared[0][s], compared[1][p], dim=0)
+        logits.append(method.relation(*tokens, cosine[None]).item())
     triplets = []
     for i in range(S):
         (sketch, match), (_, other) = crossed[i], crossed[S + i]
@@ -365,52 +369,40 @@ def test_without_a_teacher_nothing_precedes_training():
     assert method.teacher is None
 
 
-# ---- centring
+# ---- whitening
 
 
-def test_the_first_batches_give_the_exact_mean_of_each_modality(draw_classes):
-    method, of_batches = _untrained(centring=True, dropout=0.0).train(), []
-    for seed in range(4):
-        batch = draw_classes(each=1, seed=seed)
+def test_training_batches_move_means_and_covariance(draw_classes):
+    method = _untrained(whitening=True, dropout=0.0).train()
+    alone = Whitening(width=96, modalities=2)
+    for seed in range(3):
+        batch = draw_classes(each=2, seed=seed)
         method.losses(batch, 0.0)
-        tokens = [method.tokenizer(batch[side])[:, 0] for side in SIDES]
-        of_batches.append(torch.stack([side.mean(dim=0) for side in tokens]))
-        torch.testing.assert_close(method.means, sum(of_batches) / len(of_batches))
-    assert not torch.allclose(method.means[0], method.means[1], atol=1e-3)
-    assert not method.means.requires_grad
+        alone.follow(*(method.tokenizer(batch[side])[:, 0] for side in SIDES))
+    for name, tensor in method.whitening.state_dict().items():
+        torch.testing.assert_close(tensor, alone.state_dict()[name])
+        assert not tensor.requires_grad
 
 
-@pytest.mark.parametrize(("batches", "momentum"), [(9, 0.1), (18, 1 / 19), (20, 0.05), (99, 0.05)])
-def test_later_batches_move_the_means_a_little(batches, momentum, draw_classes):
-    method, batch = _untrained(centring=True, dropout=0.0).train(), draw_classes(each=1)
-    method.means_of.fill_(batches)
-    method.means.copy_(torch.randn(2, 96))
-    before = method.means.clone()
-    method.losses(batch, 0.0)
-    of_batch = torch.stack([method.tokenizer(batch[side])[:, 0].mean(dim=0) for side in SIDES])
-    wanted = (1 - momentum) * before + momentum * of_batch
-    torch.testing.assert_close(method.means, wanted, rtol=1e-4, atol=1e-5)
-    assert method.means_of == batches + 1
-
-
-def test_evaluation_moves_no_mean(draw_classes):
-    method = _untrained(centring=True).eval()
+def test_evaluation_moves_nothing(draw_classes):
+    method = _untrained(whitening=True).eval()
+    before = copy.deepcopy(method.whitening.state_dict())
     method.losses(draw_classes(), 0.0)
     method.encode(draw_classes()["sketches"], "sketch")
     method.train().encode(draw_classes()["sketches"], "sketch")
-    assert not method.means.any()
-    assert method.means_of == 0
+    assert all(torch.equal(t, before[n]) for n, t in method.whitening.state_dict().items())
 
 
 @torch.inference_mode()
-def test_the_mean_of_its_modality_is_taken_from_a_retrieval_token(build_small, draw_images):
-    plain, method = build_small(**MINI), build_small(**MINI, centring=True)
+def test_a_retrieval_token_is_whitened_as_its_modality(build_small, draw_images):
+    plain, method = build_small(**MINI), build_small(**MINI, whitening=True)
     images = draw_images(2, 48)
     tokens = plain.encode(images, "sketch")["tokens"]
-    method.means.copy_(torch.randn(2, 96))
-    for modality, mean in zip(("sketch", "photo"), method.means, strict=True):
+    method.whitening.follow(torch.randn(9, 96), torch.randn(9, 96))
+    for number, modality in enumerate(("sketch", "photo")):
         features = method.encode(images, modality)
-        torch.testing.assert_close(features["retrieval"], tokens[:, 0] - mean)
+        wanted = method.whitening(tokens[:, 0], number)
+        torch.testing.assert_close(features["retrieval"], wanted)
         assert torch.equal(features["tokens"], tokens)
 
 
@@ -482,17 +474,19 @@ def test_similarity_is_the_cosine(build_small, draw_images):
             torch.testing.assert_close(made[q, g], torch.cosine_similarity(query, other, dim=0))
 
 
-@pytest.mark.parametrize("changed", [{}, {"shortcut": True, "layers": 2}])
+@pytest.mark.parametrize("changed", [{}, {"shortcut": True, "whitening": True, "layers": 2}])
 @torch.inference_mode()
 def test_pair_similarity_is_the_logit_of_each_pair(changed, build_small, draw_images):
     method = build_small(**changed)
-    queries = method.encode(draw_images(2), "sketch")["tokens"]
-    gallery = method.encode(draw_images(3, seed=1), "photo")["tokens"]
-    made = method.pair_similarity({"tokens": queries}, {"tokens": gallery})
+    queries = method.encode(draw_images(2), "sketch")
+    gallery = method.encode(draw_images(3, seed=1), "photo")
+    cosines = method.similarity(queries, gallery)
+    made = method.pair_similarity(queries, gallery)
     for q in range(2):
         for g in range(3):
-            crossed = method.cross_attention(queries[q : q + 1], gallery[g : g + 1])
-            logit = method.relation(*crossed)[0]
+            tokens = queries["tokens"][q : q + 1], gallery["tokens"][g : g + 1]
+            crossed = method.cross_attention(*tokens)
+            logit = method.relation(*crossed, cosines[q : q + 1, g])[0]
             torch.testing.assert_close(made[q, g], logit, rtol=1e-5, atol=1e-5)
     assert made.std() > 1e-4
 
