@@ -63,6 +63,7 @@ STRONG = {
 # What strong changes where no weights are pretrained. The relation network, at full weight and with
 # a score that starts as the tokens' cosine, keeps an untrained tokenizer in one point.
 FROM_SCRATCH = {
+    "own_photo": 0.0,
     "augment": "flip",
     "shortcut": False,
     "learning_rate": 1e-3,
