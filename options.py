@@ -256,7 +256,9 @@ def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
     mode = f"{args.retrieval}+{args.fuse:g}sa" if args.fuse else args.retrieval
     if args.views != "plain":
         mode = f"{mode}-{args.views}"
-    part = "x".join(map(str, args.part)) if args.part else "all" if args.testall else "part"
+    part = "all" if args.testall else "part"
+    if args.part:
+        part = "{}x{}".format(*args.part)
     return f"{Path(checkpoint).stem}.{args.test_class}.{mode}.{part}.{ending}"
 
 

@@ -99,7 +99,7 @@ def _load_data(args: Namespace):
         log.warning("%s", note)
     every = scored_part(args, benchmark.every)
     if max(every.values()) > 1:
-        shown = [f"every {n}th {name}" if n > 1 else f"each {name}" for name, n in every.items()]
+        shown = [f"one {name} in {n}" if n > 1 else f"each {name}" for name, n in every.items()]
         log.info("scoring %s; all with --testall", " and ".join(shown))
     queries, gallery = benchmark.queries, benchmark.gallery
     return benchmark, queries.every(every["sketch"]), gallery.every(every["photo"])

@@ -52,14 +52,14 @@ def load_model(
             f"{path}: holds the method {checkpoint.get('method')!r}, which this version does not "
             f"know (it knows {known}). Update this code."
         )
-    known = inspect.signature(_class_of(checkpoint["method"])).parameters
-    strange = [n for n, value in checkpoint["settings"].items() if value and n not in known]
+    accepted = inspect.signature(_class_of(checkpoint["method"])).parameters
+    strange = [n for n, value in checkpoint["settings"].items() if value and n not in accepted]
     if strange:
         raise InputError(
             f"{path}: was trained with {', '.join(strange)}, which this version does not know. Use "
             "it with the version of this code that trained it."
         )
-    settings = {n: value for n, value in checkpoint["settings"].items() if n in known}
+    settings = {n: value for n, value in checkpoint["settings"].items() if n in accepted}
     settings |= replaced or {}
     method = build_model(checkpoint["method"], **settings)
     for name, value in wanted.items():

@@ -59,17 +59,17 @@ class RelationNetwork(nn.Module):
         )
         self.shortcut = DirectMatch() if shortcut else None
 
-    def forward(self, sketch: Tensor, photo: Tensor, retrieval: Tensor | None = None) -> Tensor:
+    def forward(self, sketch: Tensor, photo: Tensor, cosines: Tensor | None = None) -> Tensor:
         """Logits (B,) of B pairs; their sigmoid is the published score. Tokens: (B, 1 + N, D).
 
-        retrieval: cosines (B,) of the retrieval tokens before cross-attention, for the shortcut.
+        cosines: (B,), of the retrieval tokens before cross-attention, for the shortcut.
         """
         anchors = self.anchors(sketch[:, 1:]), self.anchors(photo[:, 1:])
         similarities = anchor_similarities(*anchors)  # (B, A, A)
         logits = self.score(similarities.flatten(1)).squeeze(1)
         if self.shortcut is None:
             return logits
-        return logits + self.shortcut(retrieval, similarities)
+        return logits + self.shortcut(cosines, similarities)
 
     def anchors(self, tokens: Tensor) -> Tensor:
         """What is compared: (B, N, D) -> (B, A, C)."""
@@ -94,14 +94,14 @@ class DirectMatch(nn.Module):
         self.weights = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
         self.bias = nn.Parameter(torch.tensor(-0.8))
 
-    def forward(self, retrieval: Tensor, similarities: Tensor) -> Tensor:
+    def forward(self, cosines: Tensor, similarities: Tensor) -> Tensor:
         """Logits (B,). Cosines of retrieval tokens: (B,), of anchors: (B, A, A)."""
-        cosines = [
-            retrieval,
+        read = [
+            cosines,
             similarities.amax(dim=2).mean(dim=1),
             similarities.amax(dim=1).mean(dim=1),
         ]
-        weighed = torch.stack(cosines, dim=1).float() * self.weights  # no matmul: that may be bf16
+        weighed = torch.stack(read, dim=1).float() * self.weights  # no matmul: that may be bf16
         return SHARPNESS * (weighed.sum(dim=1) + self.bias)
 
 

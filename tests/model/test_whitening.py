@@ -22,11 +22,8 @@ def covariance(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def test_one_batch_gives_its_means_and_the_mean_of_both_covariances():
-    whitening, sketches, photos = (
-        Whitening(width=5, modalities=2),
-        stretched(40, 1),
-        stretched(30, 2),
-    )
+    whitening = Whitening(width=5, modalities=2)
+    sketches, photos = stretched(40, 1), stretched(30, 2)
     whitening.follow(sketches, photos)
     means = torch.stack([sketches.mean(dim=0), photos.mean(dim=0)])
     torch.testing.assert_close(whitening.means, means)
@@ -58,11 +55,8 @@ def test_later_batches_move_both_by_the_momentum():
 
 
 def test_cosines_are_those_of_the_inverse_of_the_shrunk_covariance():
-    whitening, sketches, photos = (
-        Whitening(width=5, modalities=2),
-        stretched(400, 1),
-        stretched(90, 2),
-    )
+    whitening = Whitening(width=5, modalities=2)
+    sketches, photos = stretched(400, 1), stretched(90, 2)
     whitening.follow(sketches, photos)
     shrunk = whitening.covariance.double()
     shrunk = shrunk + SHRINKAGE * shrunk.diagonal().mean() * torch.eye(5)
