@@ -237,6 +237,7 @@ def evaluation_settings(args: argparse.Namespace) -> dict:
         "mode": args.retrieval,
         "fuse": args.fuse,
         "views": args.views,
+        "expand": args.expand,
         "query_block": args.test_sk,
         "gallery_block": args.test_im,
         "workers": args.num_workers,
@@ -256,6 +257,8 @@ def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
     mode = f"{args.retrieval}+{args.fuse:g}sa" if args.fuse else args.retrieval
     if args.views != "plain":
         mode = f"{mode}-{args.views}"
+    if args.expand:
+        mode = f"{mode}-expand{args.expand}"
     part = "all" if args.testall else "part"
     if args.part:
         part = "{}x{}".format(*args.part)
@@ -610,6 +613,14 @@ def _add_evaluation(group: argparse._ArgumentGroup) -> None:
         "twice the work; of 8 views of a sketch and 3 of a photo (default %(default)s)",
     )
     group.add_argument(
+        "--expand",
+        type=_count(0),
+        default=0,
+        metavar="K",
+        help="before -r sa compares, average each photo with the K photos nearest to it, then each "
+        "sketch with its K nearest photos; 0: compare each as it is (default %(default)s)",
+    )
+    group.add_argument(
         "--testall",
         action="store_true",
         help="score all images, in train.py those of the validation classes (default: a fixed "
@@ -681,8 +692,12 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
         parser.error("--pretrained_path names weights that --no-pretrained forbids: drop one")
     if args.fuse and args.retrieval != "rn":
         parser.error(f"--fuse {args.fuse:g} adds to the scores of pairs: it needs -r rn")
-    if args.views != "plain" and args.retrieval == "rn" and not args.fuse:
-        parser.error(f"--views {args.views} changes what -r sa compares: it needs -r sa or --fuse")
+    if args.retrieval == "rn" and not args.fuse:
+        for option, value, off in (("--views", args.views, "plain"), ("--expand", args.expand, 0)):
+            if value != off:
+                parser.error(
+                    f"{option} {value} changes what -r sa compares: it needs -r sa or --fuse"
+                )
     if args.part and args.testall:
         parser.error("--part scores a part of what --testall scores: drop one")
     args.test_sk = args.test_sk or BLOCK

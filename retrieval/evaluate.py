@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retrieval.expansion import expand_gallery, expand_queries
 from retrieval.features import Features, encode_blocks
 from retrieval.metrics import (
     PUBLISHED_CUT,
@@ -82,6 +83,7 @@ def evaluate(
     mode: str,
     fuse: float = 0.0,
     views: str = "plain",
+    expand: int = 0,
     device: torch.device,
     query_block: int,
     gallery_block: int,
@@ -92,7 +94,8 @@ def evaluate(
     """Encode each image once, score in blocks, rank, and measure.
 
     mode: "sa" compares with method.similarity, "rn" scores every pair with method.pair_similarity;
-    fuse: to which it adds so many times method.similarity. views: see views.py.
+    fuse: to which it adds so many times method.similarity. views: see views.py. expand: with how
+    many photos vectors are averaged, see expansion.py.
     queries, gallery: image lists; photos with a query's target are relevant to it. The method is
     put into evaluation mode and left in the mode it was in. Holds the gallery's features in main
     memory (for pairs, all its tokens) and one block of queries. shared: the processes of torchrun
@@ -114,7 +117,7 @@ def evaluate(
             method, gallery, preprocessing, size=gallery_block, **settings
         )
         encoded = time.perf_counter()
-        scorer = _Scorer(method, gallery, photos, pairs, fuse, device)
+        scorer = _Scorer(method, gallery, photos, pairs, fuse, expand, device)
         first, step = (rank(), world_size()) if shared else (0, 1)
         share = np.arange(first, len(queries), step)
         bad_sketches = scorer.score_all(queries, share, preprocessing, size=query_block, **settings)
@@ -158,12 +161,18 @@ class _Scored:
 class _Scorer:
     """Takes sketches block by block, ranks the gallery for them and keeps what was measured."""
 
-    def __init__(self, method, gallery, photos: list[Features], pairs: bool, fuse, device):
+    def __init__(self, method, gallery, photos: list[Features], pairs: bool, fuse, expand, device):
         self.method = method
         self.gallery = gallery
         self.device = device
         self.pairs = pairs
         self.fuse = fuse
+        self.expand = expand
+        if expand:
+            self.vectors = torch.cat([block["retrieval"] for block in photos]).to(device)
+            self.vectors = expand_gallery(self.vectors, expand)
+            parts = self.vectors.cpu().split([len(block["retrieval"]) for block in photos])
+            photos = [{**b, "retrieval": part} for b, part in zip(photos, parts, strict=True)]
         if not pairs:  # small: lies on the device as a whole
             names = photos[0].keys()
             photos = [{n: torch.cat([block[n] for block in photos]).to(device) for n in names}]
@@ -185,6 +194,9 @@ class _Scorer:
 
     def score(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:
         """Rank the gallery for a block of sketches, in fp32."""
+        if self.expand:
+            expanded = expand_queries(sketches["retrieval"], self.vectors, self.expand)
+            sketches = {**sketches, "retrieval": expanded}
         columns = []
         for block in self.photos:
             block = {n: tensor.to(self.device, non_blocking=True) for n, tensor in block.items()}

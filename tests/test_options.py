@@ -333,13 +333,14 @@ def test_retrieval_is_rn_or_sa(refusal):
     assert "sa" in said
 
 
-def test_fusing_and_views_reach_the_evaluation_and_name_its_results(parse):
-    plain, both = parse(), parse("--fuse", "0.5", "--views", "mirror")
-    settings = [options.evaluation_settings(args) for args in (plain, both)]
-    assert [(s["fuse"], s["views"]) for s in settings] == [(0, "plain"), (0.5, "mirror")]
-    names = [options.result_name(args, "a/best.pth", "json") for args in (plain, both)]
-    assert names[0] == "best.test_class_sketchy25.rn.part.json"
-    assert names[1] == "best.test_class_sketchy25.rn+0.5sa-mirror.part.json"
+def test_what_is_compared_reaches_the_evaluation_and_names_its_results(parse):
+    plain, all_of_it = parse(), parse("--fuse", "0.5", "--views", "mirror", "--expand", "5")
+    names = ("fuse", "views", "expand")
+    settings = [options.evaluation_settings(args) for args in (plain, all_of_it)]
+    assert [[s[n] for n in names] for s in settings] == [[0, "plain", 0], [0.5, "mirror", 5]]
+    files = [options.result_name(args, "a/best.pth", "json") for args in (plain, all_of_it)]
+    assert files[0] == "best.test_class_sketchy25.rn.part.json"
+    assert files[1] == "best.test_class_sketchy25.rn+0.5sa-mirror-expand5.part.json"
 
 
 def test_only_scores_of_pairs_are_fused(parse, refusal):
@@ -401,11 +402,13 @@ def test_options_of_training_alone():
 
 
 @pytest.mark.parametrize("parse", [options.train_options, options.test_options])
-def test_views_of_pairs_alone_would_be_work_for_nothing(parse, capsys):
+@pytest.mark.parametrize(("option", "value"), [("--views", "many"), ("--expand", "5")])
+def test_what_pairs_do_not_compare_is_not_changed_for_them(parse, option, value, capsys):
     with pytest.raises(SystemExit):
-        parse(["--views", "many", "-r", "rn"])
-    assert "--fuse" in capsys.readouterr().err
-    assert parse(["--views", "many", "-r", "sa"]).views == "many"
+        parse([option, value, "-r", "rn"])
+    said = capsys.readouterr().err
+    assert f"{option} {value}" in said and "--fuse" in said
+    assert str(getattr(parse([option, value, "-r", "sa"]), option[2:])) == value
 
 
 @pytest.mark.parametrize("validate", ["test", "none"])

@@ -9,6 +9,7 @@ from fakes import image_list, picture
 
 from retrieval import evaluate as evaluate_module
 from retrieval.evaluate import KEPT, MODES, PER_QUERY, evaluate
+from retrieval.expansion import expand_gallery, expand_queries
 from retrieval.metrics import interpolated_average_precision
 from utils.errors import InputError
 
@@ -328,3 +329,21 @@ def test_views_reach_queries_and_gallery(method, queries, gallery):
     score(method, queries, gallery, views="mirror")
     assert len(method.encoded["sketch"]) == 2 * len(queries)
     assert len(method.encoded["photo"]) == 2 * len(gallery)
+
+
+def test_expanding_averages_what_is_compared(method, queries, gallery):
+    plain = score(method, queries, gallery)
+    expanded = score(method, queries, gallery, expand=2)
+    photos = torch.stack([gallery.read(i, picture)[1:].flatten()[:6] for i in range(len(gallery))])
+    sketches = torch.stack([queries.read(i, picture)[1:].flatten()[:6] for i in range(len(queries))])
+    photos = expand_gallery(photos, 2)
+    similarity = expand_queries(sketches, photos, 2) @ photos.T
+    wanted = similarity.gather(1, torch.from_numpy(expanded.rankings).long())
+    np.testing.assert_allclose(expanded.similarities, wanted.numpy(), atol=1e-6)
+    assert not np.array_equal(expanded.rankings, plain.rankings)
+
+
+def test_expanding_reaches_what_is_added_to_the_scores_of_pairs(method, queries, gallery):
+    fused = score(method, queries, gallery, "rn", fuse=0.25)
+    expanded = score(method, queries, gallery, "rn", fuse=0.25, expand=2)
+    assert not np.array_equal(fused.similarities, expanded.similarities)
