@@ -13,7 +13,7 @@ BLOCK = 1024  # vectors compared with the whole gallery at a time
 
 
 def expand_gallery(photos: Tensor, count: int) -> Tensor:
-    """Directions (G, D): each photo's mean with the `count` photos nearest to it. photos: (G, D)."""
+    """Directions (G, D): each photo's mean with the `count` nearest others. photos: (G, D)."""
     photos = F.normalize(photos, dim=-1)
     return F.normalize(_sum_of_nearest(photos, photos, count + 1), dim=-1)  # nearest is itself
 
@@ -28,7 +28,7 @@ def expand_queries(queries: Tensor, photos: Tensor, count: int) -> Tensor:
 
 
 def _sum_of_nearest(vectors: Tensor, photos: Tensor, count: int) -> Tensor:
-    """The sum (B, D) of the `count` photos nearest to each vector, or of all where they are fewer."""
+    """The sum (B, D) of the `count` photos (at most all) nearest to each vector."""
     count = min(count, len(photos))
     sums = []
     for block in vectors.split(BLOCK):

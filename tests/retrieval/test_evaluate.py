@@ -334,8 +334,10 @@ def test_views_reach_queries_and_gallery(method, queries, gallery):
 def test_expanding_averages_what_is_compared(method, queries, gallery):
     plain = score(method, queries, gallery)
     expanded = score(method, queries, gallery, expand=2)
-    photos = torch.stack([gallery.read(i, picture)[1:].flatten()[:6] for i in range(len(gallery))])
-    sketches = torch.stack([queries.read(i, picture)[1:].flatten()[:6] for i in range(len(queries))])
+    sketches, photos = (
+        torch.stack([images.read(i, picture)[1:].flatten()[:6] for i in range(len(images))])
+        for images in (queries, gallery)
+    )
     photos = expand_gallery(photos, 2)
     similarity = expand_queries(sketches, photos, 2) @ photos.T
     wanted = similarity.gather(1, torch.from_numpy(expanded.rankings).long())
