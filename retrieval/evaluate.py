@@ -21,7 +21,7 @@ from retrieval.metrics import (
     precision_at,
     published_precision_at,
 )
-from retrieval.ranking import rank_photos, tie_order
+from retrieval.ranking import Ranking, tie_order
 from utils.distributed import gather_objects, rank, world_size
 from utils.errors import InputError
 
@@ -31,11 +31,11 @@ KEPT = 200  # photos kept of each ranking
 
 PER_QUERY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "map_all": interpolated_average_precision,
-    "map_200": lambda relevant: interpolated_average_precision(relevant, PUBLISHED_CUT),
-    "precision_100": lambda relevant: published_precision_at(relevant, 100),
-    "precision_200": lambda relevant: published_precision_at(relevant, 200),
+    "map_200": lambda ranks: interpolated_average_precision(ranks, PUBLISHED_CUT),
+    "precision_100": lambda ranks: published_precision_at(ranks, 100),
+    "precision_200": lambda ranks: published_precision_at(ranks, 200),
     "average_precision": average_precision,
-    **{f"precision@{k}": lambda relevant, k=k: precision_at(relevant, k) for k in CUTS},
+    **{f"precision@{k}": lambda ranks, k=k: precision_at(ranks, k) for k in CUTS},
 }
 """Name of a metric -> its value for each query. The first four are the published definitions."""
 
@@ -177,7 +177,8 @@ class _Scorer:
             names = photos[0].keys()
             photos = [{n: torch.cat([block[n] for block in photos]).to(device) for n in names}]
         self.photos = photos
-        self.order = tie_order(gallery.path)
+        self.places = torch.from_numpy(tie_order(gallery.path)).to(device)
+        self.photos_of = _by_target(gallery.target)
         self.scored: list[_Scored] = []
 
     def score_all(self, queries, share: np.ndarray, preprocessing, **settings) -> list[str]:
@@ -202,12 +203,22 @@ class _Scorer:
             block = {n: tensor.to(self.device, non_blocking=True) for n, tensor in block.items()}
             columns.append(self._compare(sketches, block))
         similarity = torch.cat(columns, dim=1)  # (Q, G)
-        ranking = rank_photos(similarity, self.order)
-        relevant = self.gallery.target[ranking] == targets[:, None]
-        values = {name: measure(relevant) for name, measure in PER_QUERY.items()}
-        best = ranking[:, :KEPT].astype(np.int32)
-        scores = np.take_along_axis(similarity.cpu().numpy(), best, axis=1)
-        self.scored.append(_Scored(numbers, values, best, scores))
+        ranking = Ranking(similarity, self.places)
+        best = ranking.best(KEPT)
+        scores = similarity.gather(1, best).cpu().numpy()
+        values = self._measure(ranking, targets)
+        self.scored.append(_Scored(numbers, values, best.int().cpu().numpy(), scores))
+
+    def _measure(self, ranking: Ranking, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Every metric of each query of a block; queries with one target are measured together."""
+        values = {name: np.empty(len(targets)) for name in PER_QUERY}
+        for target in np.unique(targets):
+            asking = np.flatnonzero(targets == target)
+            photos = self.photos_of.get(target, np.empty(0, dtype=np.int64))
+            ranks = ranking.ranks(torch.from_numpy(asking), torch.from_numpy(photos)).cpu().numpy()
+            for name, measure in PER_QUERY.items():
+                values[name][asking] = measure(ranks)
+        return values
 
     def _compare(self, sketches: Features, photos: Features) -> Tensor:
         if not self.pairs:
@@ -216,6 +227,13 @@ class _Scorer:
         if self.fuse:
             scores = scores + self.fuse * self.method.similarity(sketches, photos).float()
         return scores
+
+
+def _by_target(targets: np.ndarray) -> dict[int, np.ndarray]:
+    """The numbers of the images with each target."""
+    order = targets.argsort(kind="stable")
+    different, first = np.unique(targets[order], return_index=True)
+    return dict(zip(different.tolist(), np.split(order, first[1:]), strict=True))
 
 
 def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:
