@@ -25,31 +25,63 @@ def tie_order(paths: np.ndarray) -> np.ndarray:
     return places
 
 
-class Ranking:
+class Order:
     """The order of the gallery for a block of queries.
 
     similarity: (Q, G) in float32, larger is closer; what is not a number comes last. places:
-    tie_order of the gallery, on the same device. Holds 16 bytes a score.
+    tie_order of the gallery, on the same device. Holds 20 bytes a score.
     """
 
     def __init__(self, similarity: Tensor, places: Tensor):
+        self.similarity = similarity
+        self.places = places
         self.keys = _keys(similarity, places)
         self.ascending = _sorted(self.keys)
-        self.places = places
 
-    def best(self, count: int) -> Tensor:
-        """Numbers of the closest photos, closest first: (Q, min(count, G))."""
-        photos = torch.empty_like(self.places)
-        photos[self.places] = torch.arange(len(photos), device=photos.device)
-        last = self.ascending[:, max(0, len(photos) - count) :]
-        return photos[LOW - (last.flip(1) & LOW)]
+    def best(self, count: int) -> tuple[Tensor, Tensor]:
+        """Numbers of the closest photos, closest first, and their scores: (Q, min(count, G))."""
+        photo_at = torch.empty_like(self.places)
+        photo_at[self.places] = torch.arange(len(self.places), device=self.places.device)
+        last = self.ascending[:, max(0, len(self.places) - count) :]
+        photos = photo_at[LOW - (last.flip(1) & LOW)]
+        return photos, self.similarity.gather(1, photos)
 
     def ranks(self, queries: Tensor, photos: Tensor) -> Tensor:
         """Ranks from 1 of some photos for some queries, ascending: (q, R)."""
         wanted = self.keys[queries[:, None], photos]  # (q, R)
-        before = self.ascending[queries].contiguous()
-        found = torch.searchsorted(before, wanted)  # how many photos are farther
-        return (before.shape[1] - found).sort(dim=1).values
+        ascending = self.ascending[queries].contiguous()
+        farther = torch.searchsorted(ascending, wanted)
+        return (ascending.shape[1] - farther).sort(dim=1).values
+
+
+class Reordered:
+    """A ranking whose first K photos were put into a new order; the others stay where they are.
+
+    scores: (Q, K) of what first.best(K) gives, larger is closer.
+    """
+
+    def __init__(self, first: Order, scores: Tensor):
+        self.first = first
+        shortlist, _ = first.best(scores.shape[1])
+        order = _keys(scores, first.places[shortlist]).argsort(dim=1, descending=True)
+        self.shortlist, self.scores = shortlist.gather(1, order), scores.gather(1, order)
+        self.new_place = order.argsort(dim=1)  # (Q, K), of what was there in the first ranking
+
+    def best(self, count: int) -> tuple[Tensor, Tensor]:
+        """As Order.best(); scores are nan behind the shortlist: none there compare with these."""
+        photos, scores = self.first.best(count)
+        K = min(count, self.shortlist.shape[1])
+        photos[:, :K] = self.shortlist[:, :K]
+        scores[:, :K] = self.scores[:, :K]
+        scores[:, K:] = torch.nan
+        return photos, scores
+
+    def ranks(self, queries: Tensor, photos: Tensor) -> Tensor:
+        """As Order.ranks()."""
+        ranks = self.first.ranks(queries, photos)
+        K = self.shortlist.shape[1]
+        moved = self.new_place[queries].gather(1, ranks.clamp(max=K) - 1) + 1
+        return torch.where(ranks <= K, moved, ranks).sort(dim=1).values
 
 
 def _keys(similarity: Tensor, places: Tensor) -> Tensor:

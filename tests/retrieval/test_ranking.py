@@ -9,18 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.ranking import Ranking, tie_order
+from retrieval.ranking import Order, Reordered, tie_order
 
 PATHS = np.array([f"class_{i // 4}/photo {i}.jpg" for i in range(12)], dtype=object)
 
 
 def ranking_of(similarity, paths):
-    return Ranking(similarity, torch.from_numpy(tie_order(paths)))
+    return Order(similarity, torch.from_numpy(tie_order(paths)))
 
 
 def ranked(similarity, paths):
     """The numbers of all photos, closest first."""
-    return ranking_of(similarity, paths).best(len(paths)).numpy()
+    return ranking_of(similarity, paths).best(len(paths))[0].numpy()
 
 
 def ranked_paths(similarity, paths):
@@ -137,5 +137,33 @@ def test_ranks_are_places_in_the_ranking(scores, names, data):
 @pytest.mark.parametrize("count", [0, 1, 5, 12, 100])
 def test_the_best_are_the_beginning_of_the_ranking(count):
     similarity = torch.randn(5, 12, generator=torch.Generator().manual_seed(1)).round()
-    best = ranking_of(similarity, PATHS).best(count).numpy()
-    np.testing.assert_array_equal(best, ranked(similarity, PATHS)[:, :count])
+    best, scores = ranking_of(similarity, PATHS).best(count)
+    np.testing.assert_array_equal(best.numpy(), ranked(similarity, PATHS)[:, :count])
+    assert torch.equal(scores, similarity.gather(1, best))
+
+
+@settings(deadline=None)
+@given(
+    levels=st.lists(st.integers(0, 3), min_size=24, max_size=24),
+    again=st.lists(st.integers(0, 2), min_size=24, max_size=24),
+    shortlist=st.integers(1, 12),
+)
+def test_reordering_puts_the_first_anew_and_leaves_the_rest(levels, again, shortlist):
+    similarity = torch.tensor(levels, dtype=torch.float32).view(2, 12)
+    fine = torch.tensor(again, dtype=torch.float32).view(2, 12)
+    first = ranking_of(similarity, PATHS)
+    chosen, _ = first.best(shortlist)
+    both = Reordered(first, fine.gather(1, chosen))
+    photos, scores = both.best(12)
+    ranks = both.ranks(torch.arange(2), torch.arange(12))
+    places = tie_order(PATHS)
+    for query in range(2):
+        order = chosen[query].tolist()
+        wanted = sorted(order, key=lambda photo: (-fine[query, photo].item(), places[photo]))
+        wanted += ranked(similarity, PATHS)[query, shortlist:].tolist()
+        assert photos[query].tolist() == wanted
+        assert scores[query, :shortlist].tolist() == fine[query, wanted[:shortlist]].tolist()
+        assert both.ranks(torch.tensor([query]), torch.tensor(wanted[2:4]))[0].tolist() == [3, 4]
+    assert ranks.tolist() == [list(range(1, 13))] * 2
+    for count in (0, 3, 12):
+        assert torch.equal(both.best(count)[0], photos[:, :count])
