@@ -62,6 +62,7 @@ LOSSES = {
 """What the losses are; the option of their weight is --<name>_weight."""
 
 BLOCK = 20
+SHORTLIST = 1000
 
 _ARCHITECTURE_DEFAULTS = {
     "vit": "vit_base_patch16_224",
@@ -238,6 +239,7 @@ def evaluation_settings(args: argparse.Namespace) -> dict:
         "fuse": args.fuse,
         "views": args.views,
         "expand": args.expand,
+        "shortlist": args.shortlist,
         "query_block": args.test_sk,
         "gallery_block": args.test_im,
         "workers": args.num_workers,
@@ -254,7 +256,11 @@ def scored_part(args: argparse.Namespace, published: dict[str, int]) -> dict[str
 
 def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
     """What test.py with these options calls a file of results of the checkpoint of this name."""
-    mode = f"{args.retrieval}+{args.fuse:g}sa" if args.fuse else args.retrieval
+    mode = args.retrieval
+    if mode == "rerank":
+        mode = f"{mode}{args.shortlist}"
+    if args.fuse:
+        mode = f"{mode}+{args.fuse:g}sa"
     if args.views != "plain":
         mode = f"{mode}-{args.views}"
     if args.expand:
@@ -592,17 +598,24 @@ def _add_evaluation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "-r",
         "--retrieval",
-        choices=("rn", "sa"),
+        choices=("rn", "sa", "rerank"),
         default="rn",
-        help="score every pair with the relation network (rn), or compare retrieval tokens (sa) "
-        "(default %(default)s)",
+        help="score every pair with the relation network (rn), compare retrieval tokens (sa), or "
+        "score the pairs of those photos alone that sa puts first (rerank) (default %(default)s)",
+    )
+    group.add_argument(
+        "--shortlist",
+        type=_count(1),
+        metavar="K",
+        help="with -r rerank: how many photos of each sketch; what is lost against all pairs is "
+        f"measured on some sketches (default: {SHORTLIST})",
     )
     group.add_argument(
         "--fuse",
         type=_number(0),
         default=0.0,
         metavar="W",
-        help="with -r rn: add W times the similarity that -r sa compares to every pair's score "
+        help="with -r rn or rerank: add W times what -r sa compares to every pair's score "
         "(default %(default)s: no)",
     )
     group.add_argument(
@@ -690,8 +703,13 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
         args.save = SAVE_FOLDERS[args.dataset]
     if args.pretrained_path and not args.pretrained:
         parser.error("--pretrained_path names weights that --no-pretrained forbids: drop one")
-    if args.fuse and args.retrieval != "rn":
-        parser.error(f"--fuse {args.fuse:g} adds to the scores of pairs: it needs -r rn")
+    if args.fuse and args.retrieval == "sa":
+        parser.error(f"--fuse {args.fuse:g} adds to the scores of pairs: it needs -r rn or rerank")
+    if args.shortlist and args.retrieval != "rerank":
+        parser.error(
+            f"--shortlist {args.shortlist} is what -r rerank scores: -r is {args.retrieval}"
+        )
+    args.shortlist = args.shortlist or SHORTLIST
     if args.retrieval == "rn" and not args.fuse:
         for option, value, off in (("--views", args.views, "plain"), ("--expand", args.expand, 0)):
             if value != off:

@@ -57,6 +57,8 @@ def _score(args: Namespace, device, rankings: Path | None) -> int:
     if rankings:
         _write_rankings(rankings, evaluation)
     print(_table(evaluation))
+    if evaluation.shortlist:
+        print(_shortlist_line(evaluation.shortlist, args.shortlist))
     print(" ".join(f"{name}:{evaluation.metrics[name]:.4f}" for name in PUBLISHED))
     result = _write_result(path, method, checkpoint, benchmark, evaluation, args, device)
     pictures = _write_pictures(path, evaluation, args) if args.save_pictures else None
@@ -161,6 +163,16 @@ def _table(evaluation) -> str:
     return "\n".join([head, *lines])
 
 
+def _shortlist_line(shortlist: dict, count: int) -> str:
+    """What is lost where only a shortlist is re-ranked, in a sentence."""
+    measures = ("average_precision", "precision_100", "accuracy@1")
+    found = ", ".join(
+        f"{name} {shortlist['reranked'][name]:.4f} (all pairs {shortlist['all_pairs'][name]:.4f})"
+        for name in measures
+    )
+    return f"shortlist of {count}, on {shortlist['queries']} sketches: {found}"
+
+
 def _write_rankings(path: Path, evaluation) -> None:
     """The best photos of every sketch as plain numpy arrays."""
     import numpy as np
@@ -193,6 +205,7 @@ def _write_result(path, method, checkpoint, benchmark, evaluation, args, device)
         },
         **evaluation.metrics,
         "chance": evaluation.chance,
+        "shortlist": evaluation.shortlist,
         "by_class": evaluation.by_class,
         "skipped": skipped,
         "seconds": evaluation.seconds,

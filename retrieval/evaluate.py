@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from retrieval.expansion import expand_gallery, expand_queries
 from retrieval.features import Features, encode_blocks
 from retrieval.metrics import (
     PUBLISHED_CUT,
@@ -21,21 +19,22 @@ from retrieval.metrics import (
     precision_at,
     published_precision_at,
 )
-from retrieval.ranking import rank_photos, tie_order
+from retrieval.ranking import Order, Reordered
+from retrieval.scoring import Scorer, check_mode
 from utils.distributed import gather_objects, rank, world_size
 from utils.errors import InputError
 
-MODES = ("rn", "sa")
 CUTS = (1, 5, 10, 25, 50, 100, 200)  # k of precision@k
 KEPT = 200  # photos kept of each ranking
+CHECKED = 20  # sketches whose shortlist is held against all pairs
 
 PER_QUERY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "map_all": interpolated_average_precision,
-    "map_200": lambda relevant: interpolated_average_precision(relevant, PUBLISHED_CUT),
-    "precision_100": lambda relevant: published_precision_at(relevant, 100),
-    "precision_200": lambda relevant: published_precision_at(relevant, 200),
+    "map_200": lambda ranks: interpolated_average_precision(ranks, PUBLISHED_CUT),
+    "precision_100": lambda ranks: published_precision_at(ranks, 100),
+    "precision_200": lambda ranks: published_precision_at(ranks, 200),
     "average_precision": average_precision,
-    **{f"precision@{k}": lambda relevant, k=k: precision_at(relevant, k) for k in CUTS},
+    **{f"precision@{k}": lambda ranks, k=k: precision_at(ranks, k) for k in CUTS},
 }
 """Name of a metric -> its value for each query. The first four are the published definitions."""
 
@@ -59,7 +58,8 @@ class Evaluation:
     of the queries. chance: what a random ranking is expected to reach; without the interpolated
     map_all and map_200. queries, gallery: the lists as scored (unreadable images left out).
     rankings, similarities: (Q, min(200, G)), photo numbers in `gallery`, closest first, and their
-    scores.
+    scores. shortlist: what "rerank" keeps of the result of all pairs, or empty: the metrics of some
+    sketches as "reranked", the same of "all_pairs", and how many sketches these are, "queries".
     """
 
     metrics: dict[str, float]
@@ -70,6 +70,7 @@ class Evaluation:
     rankings: np.ndarray
     similarities: np.ndarray
     seconds: dict[str, float]
+    shortlist: dict = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
 
@@ -84,6 +85,7 @@ def evaluate(
     fuse: float = 0.0,
     views: str = "plain",
     expand: int = 0,
+    shortlist: int = 1000,
     device: torch.device,
     query_block: int,
     gallery_block: int,
@@ -93,38 +95,43 @@ def evaluate(
 ) -> Evaluation:
     """Encode each image once, score in blocks, rank, and measure.
 
-    mode: "sa" compares with method.similarity, "rn" scores every pair with method.pair_similarity;
-    fuse: to which it adds so many times method.similarity. views: see views.py. expand: with how
-    many photos vectors are averaged, see expansion.py.
+    mode, fuse, expand, shortlist: see scoring.py. views: see views.py.
     queries, gallery: image lists; photos with a query's target are relevant to it. The method is
     put into evaluation mode and left in the mode it was in. Holds the gallery's features in main
     memory (for pairs, all its tokens) and one block of queries. shared: the processes of torchrun
     take every n-th query each, and all return the same.
     """
-    if mode not in MODES:
-        raise InputError(f"mode {mode!r}: choose from {MODES}.")
-    pairs = mode == "rn"
-    if pairs and method.pair_similarity is None:
-        raise InputError(f"{method.name} has no pair scores (-r rn); use -r sa.")
-    keep = ("retrieval", "tokens") if pairs else ("retrieval",)
-    settings = {"device": device, "workers": workers, "skip_bad": skip_bad, "keep": keep}
-    settings["views"] = views
+    check_mode(method, mode)
+    keep = ("retrieval",) if mode == "sa" else ("retrieval", "tokens")
+    encoding = {"device": device, "workers": workers, "skip_bad": skip_bad}
+    encoding |= {"views": views, "keep": keep}
     was_training = method.training
     method.eval()
     try:
         started = time.perf_counter()
-        photos, gallery, bad_photos = _encode_gallery(
-            method, gallery, preprocessing, size=gallery_block, **settings
+        photos, gallery, faults = _encode_gallery(
+            method, gallery, preprocessing, size=gallery_block, **encoding
         )
         encoded = time.perf_counter()
-        scorer = _Scorer(method, gallery, photos, pairs, fuse, expand, device)
+        scorer = Scorer(
+            method,
+            photos,
+            gallery.path,
+            mode=mode,
+            fuse=fuse,
+            expand=expand,
+            shortlist=shortlist,
+            block=gallery_block,
+            device=device,
+        )
+        judge = _Judge(scorer, gallery, _to_check(mode, shortlist, queries, gallery))
         first, step = (rank(), world_size()) if shared else (0, 1)
         share = np.arange(first, len(queries), step)
-        bad_sketches = scorer.score_all(queries, share, preprocessing, size=query_block, **settings)
+        faults += judge.take_all(queries, share, preprocessing, size=query_block, **encoding)
         scored = time.perf_counter()
     finally:
         method.train(was_training)
-    parts = [(scorer.scored, bad_photos + bad_sketches)]
+    parts = [(judge.scored, faults)]
     if shared:
         parts = gather_objects(parts[0])
     seconds = {"encode_gallery": encoded - started, "encode_and_score_queries": scored - encoded}
@@ -133,89 +140,98 @@ def evaluate(
     return _summary(blocks, queries, gallery, seconds, list(skipped))
 
 
-def _encode_gallery(method, gallery, preprocessing, **settings):
-    """Features of all photos by blocks in main memory, the readable photos, what failed."""
-    blocks, kept, bad = [], [], []
+def _encode_gallery(method, gallery, preprocessing, **encoding):
+    """Features (G, ...) of all photos in main memory, the readable photos, what failed."""
+    photos: Features = {}
+    kept, bad = [], []
     for numbers, features, faults in encode_blocks(
-        method, gallery, preprocessing, what="photos encoded", **settings
+        method, gallery, preprocessing, what="photos encoded", **encoding
     ):
         bad += faults
+        for name, tensor in features.items():
+            if name not in photos:
+                photos[name] = tensor.new_empty((len(gallery), *tensor.shape[1:]), device="cpu")
+            photos[name][len(kept) : len(kept) + len(numbers)] = tensor
         kept += numbers
-        if numbers:
-            blocks.append({name: tensor.cpu() for name, tensor in features.items()})
-    if not blocks:
+    if not kept:
         raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
-    return blocks, gallery.select(np.array(kept, dtype=np.int64)), bad
+    photos = {name: tensor[: len(kept)] for name, tensor in photos.items()}
+    return photos, gallery.select(np.array(kept, dtype=np.int64)), bad
+
+
+def _to_check(mode: str, shortlist: int, queries, gallery) -> np.ndarray:
+    """Numbers of the queries whose shortlist is held against all pairs, spread over the list."""
+    if mode != "rerank" or shortlist >= len(gallery) or not len(queries):
+        return np.empty(0, dtype=np.int64)
+    return np.unique(np.linspace(0, len(queries) - 1, CHECKED).astype(np.int64))
 
 
 @dataclass
 class _Scored:
-    """A block of scored queries: their numbers in the list, metrics, best photos."""
+    """A block of scored queries: their numbers in the list, metrics, best photos.
+
+    checked: which of them were scored by all pairs, too; by_pairs: the metrics of those.
+    """
 
     numbers: np.ndarray
     values: dict[str, np.ndarray]
     rankings: np.ndarray
     similarities: np.ndarray
+    checked: np.ndarray
+    by_pairs: dict[str, np.ndarray]
 
 
-class _Scorer:
-    """Takes sketches block by block, ranks the gallery for them and keeps what was measured."""
+class _Judge:
+    """Takes sketches block by block, has the gallery ranked for them and keeps what it measures."""
 
-    def __init__(self, method, gallery, photos: list[Features], pairs: bool, fuse, expand, device):
-        self.method = method
-        self.gallery = gallery
-        self.device = device
-        self.pairs = pairs
-        self.fuse = fuse
-        self.expand = expand
-        if expand:
-            self.vectors = torch.cat([block["retrieval"] for block in photos]).to(device)
-            self.vectors = expand_gallery(self.vectors, expand)
-            parts = self.vectors.cpu().split([len(block["retrieval"]) for block in photos])
-            photos = [{**b, "retrieval": part} for b, part in zip(photos, parts, strict=True)]
-        if not pairs:  # small: lies on the device as a whole
-            names = photos[0].keys()
-            photos = [{n: torch.cat([block[n] for block in photos]).to(device) for n in names}]
-        self.photos = photos
-        self.order = tie_order(gallery.path)
+    def __init__(self, scorer: Scorer, gallery, to_check: np.ndarray):
+        self.scorer = scorer
+        self.photos_of = _by_target(gallery.target)
+        self.to_check = to_check
         self.scored: list[_Scored] = []
 
-    def score_all(self, queries, share: np.ndarray, preprocessing, **settings) -> list[str]:
+    def take_all(self, queries, share: np.ndarray, preprocessing, **encoding) -> list[str]:
         """Encode and score the queries whose numbers are in `share`; what could not be read."""
         bad = []
         own = queries.select(share)
         for numbers, features, faults in encode_blocks(
-            self.method, own, preprocessing, what="sketches scored", **settings
+            self.scorer.method, own, preprocessing, what="sketches scored", **encoding
         ):
             bad += faults
             if numbers:
-                self.score(features, own.target[numbers], share[numbers])
+                self.take(features, own.target[numbers], share[numbers])
         return bad
 
-    def score(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:
-        """Rank the gallery for a block of sketches, in fp32."""
-        if self.expand:
-            expanded = expand_queries(sketches["retrieval"], self.vectors, self.expand)
-            sketches = {**sketches, "retrieval": expanded}
-        columns = []
-        for block in self.photos:
-            block = {n: tensor.to(self.device, non_blocking=True) for n, tensor in block.items()}
-            columns.append(self._compare(sketches, block))
-        similarity = torch.cat(columns, dim=1)  # (Q, G)
-        ranking = rank_photos(similarity, self.order)
-        relevant = self.gallery.target[ranking] == targets[:, None]
-        values = {name: measure(relevant) for name, measure in PER_QUERY.items()}
-        best = ranking[:, :KEPT].astype(np.int32)
-        scores = np.take_along_axis(similarity.cpu().numpy(), best, axis=1)
-        self.scored.append(_Scored(numbers, values, best, scores))
+    def take(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:
+        """Measure a block of sketches, and some of it by all pairs."""
+        order = self.scorer.order(sketches)
+        photos, scores = order.best(KEPT)
+        values = self._measure(order, targets)
+        checked = np.isin(numbers, self.to_check)
+        by_pairs = {}
+        if checked.any():
+            some = {name: tensor[torch.from_numpy(checked)] for name, tensor in sketches.items()}
+            by_pairs = self._measure(self.scorer.order_by_pairs(some), targets[checked])
+        best = photos.int().cpu().numpy(), scores.cpu().numpy()
+        self.scored.append(_Scored(numbers, values, *best, checked, by_pairs))
 
-    def _compare(self, sketches: Features, photos: Features) -> Tensor:
-        if not self.pairs:
-            return self.method.similarity(sketches, photos).float()
-        scores = self.method.pair_similarity(sketches, photos).float()
-        if self.fuse:
-            scores = scores + self.fuse * self.method.similarity(sketches, photos).float()
-        return scores
+    def _measure(self, order: Order | Reordered, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Every metric of each query of a block; queries with one target are measured together."""
+        values = {name: np.empty(len(targets)) for name in PER_QUERY}
+        for target in np.unique(targets):
+            asking = np.flatnonzero(targets == target)
+            photos = self.photos_of.get(target, np.empty(0, dtype=np.int64))
+            ranks = order.ranks(torch.from_numpy(asking), torch.from_numpy(photos)).cpu().numpy()
+            for name, measure in PER_QUERY.items():
+                values[name][asking] = measure(ranks)
+        return values
+
+
+def _by_target(targets: np.ndarray) -> dict[int, np.ndarray]:
+    """The numbers of the images with each target."""
+    order = targets.argsort(kind="stable")
+    different, first = np.unique(targets[order], return_index=True)
+    return dict(zip(different.tolist(), np.split(order, first[1:]), strict=True))
 
 
 def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:
@@ -242,8 +258,27 @@ def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: li
         rankings=np.concatenate([block.rankings for block in scored])[order],
         similarities=np.concatenate([block.similarities for block in scored])[order],
         seconds={name: round(value, 3) for name, value in seconds.items()},
+        shortlist=_compared_with_all_pairs(scored),
         skipped=skipped,
     )
+
+
+def _compared_with_all_pairs(scored: list[_Scored]) -> dict:
+    """Evaluation.shortlist."""
+    checked = [block for block in scored if block.checked.any()]
+    if not checked:
+        return {}
+    values = {
+        "reranked": {
+            n: np.concatenate([b.values[n][b.checked] for b in checked]) for n in PER_QUERY
+        },
+        "all_pairs": {n: np.concatenate([b.by_pairs[n] for b in checked]) for n in PER_QUERY},
+    }
+    counted = ~np.isnan(values["all_pairs"]["map_all"])
+    if not counted.any():
+        return {}
+    means = {name: _means(columns, counted) for name, columns in values.items()}
+    return {"queries": int(counted.sum()), **means}
 
 
 def _chance(queries, gallery) -> dict[str, float]:

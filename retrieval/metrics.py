@@ -1,8 +1,8 @@
-"""Retrieval metrics: relevance of ranked photos in, numbers out.
+"""Retrieval metrics: ranks of the relevant photos in, numbers out.
 
-Everywhere `relevant` is a bool array (Q, G): photo at rank g (closest first) is relevant to query
-q. The published ZSE-SBIR definitions (Lin et al., CVPR 2023) differ from the usual ones; both are
-here. Results are float64 arrays (Q,), nan for a query without a relevant photo.
+Everywhere `ranks` is an array (Q, R) of whole numbers: for each query the ranks of its R relevant
+photos, from 1 (closest) on, ascending. The published ZSE-SBIR definitions (Lin et al., CVPR 2023)
+differ from the usual ones; both are here. Results are float64 arrays (Q,), nan where R is 0.
 
 The chance_ functions give a metric's exact expectation where G photos are ranked at random, every
 order equally likely: total is an array (Q,), how many photos are relevant to each query; photos
@@ -14,37 +14,34 @@ import numpy as np
 PUBLISHED_CUT = 200
 
 
-def average_precision(relevant: np.ndarray) -> np.ndarray:
+def average_precision(ranks: np.ndarray) -> np.ndarray:
     """Plain AP: the mean of the precision at the ranks of the relevant photos (scikit-learn's)."""
-    return _mean_at_relevant(relevant, _precision_at_ranks(relevant), relevant.sum(axis=1))
+    return _sum_over(_precision(ranks), ranks.shape[1])
 
 
-def interpolated_average_precision(relevant: np.ndarray, cut: int | None = None) -> np.ndarray:
+def interpolated_average_precision(ranks: np.ndarray, cut: int | None = None) -> np.ndarray:
     """Published AP: precision at a rank is the best precision at that rank or any later one.
 
-    cut: only the first so many photos count, and the divisor is min(cut, number of relevant ones);
-    the published map_all has no cut, map_200 cuts at 200.
+    cut: only the first so many photos count, and the divisor is min(cut, R); the published map_all
+    has no cut, map_200 cuts at 200.
     """
-    total = relevant.sum(axis=1)
+    precision, total = _precision(ranks), ranks.shape[1]
     if cut is not None:
-        relevant, total = relevant[:, :cut], np.minimum(total, cut)
-    precision = _precision_at_ranks(relevant)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    return _mean_at_relevant(relevant, envelope, total)
+        precision, total = np.where(ranks <= cut, precision, 0), min(cut, total)
+    # Precision only falls from one relevant photo to the next: the best later one is at one.
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    return _sum_over(best, total)
 
 
-def published_precision_at(relevant: np.ndarray, k: int) -> np.ndarray:
-    """Published precision_k: share of relevant photos among the first min(k, number relevant)."""
-    total = relevant.sum(axis=1)
-    first = np.minimum(k, total)
-    hits = np.pad(relevant.cumsum(axis=1), ((0, 0), (1, 0)))  # among the first 0, 1, 2, ...
-    found = hits[np.arange(len(hits)), first]
-    return _or_nan(found / np.maximum(first, 1), total)
+def published_precision_at(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Published precision_k: share of relevant photos among the first min(k, R)."""
+    first = min(k, ranks.shape[1])
+    return _sum_over(ranks <= first, first)
 
 
-def precision_at(relevant: np.ndarray, k: int) -> np.ndarray:
+def precision_at(ranks: np.ndarray, k: int) -> np.ndarray:
     """Hits among the first k, over k (also where the gallery or the class is smaller)."""
-    return _or_nan(relevant[:, :k].sum(axis=1) / k, relevant.sum(axis=1))
+    return _sum_over(ranks <= k, k if ranks.shape[1] else 0)
 
 
 def chance_average_precision(total: np.ndarray, photos: int) -> np.ndarray:
@@ -69,13 +66,14 @@ def chance_precision_at(total: np.ndarray, photos: int, k: int) -> np.ndarray:
     return chance_published_precision(total, photos) * (min(k, photos) / k)
 
 
-def _precision_at_ranks(relevant: np.ndarray) -> np.ndarray:
-    """Share of relevant photos among the first 1, 2, ... photos: (Q, G)."""
-    return relevant.cumsum(axis=1) / np.arange(1, relevant.shape[1] + 1)
+def _precision(ranks: np.ndarray) -> np.ndarray:
+    """Share of relevant photos among the first so many, at each relevant photo: (Q, R)."""
+    return np.arange(1, ranks.shape[1] + 1) / ranks
 
 
-def _mean_at_relevant(relevant: np.ndarray, values: np.ndarray, total: np.ndarray) -> np.ndarray:
-    return _or_nan((values * relevant).sum(axis=1) / np.maximum(total, 1), total)
+def _sum_over(values: np.ndarray, divisor: int) -> np.ndarray:
+    """Sums (Q,) of (Q, R), divided; nan where there is nothing to divide by."""
+    return values.sum(axis=1) / (divisor or np.nan)
 
 
 def _or_nan(values: np.ndarray, total: np.ndarray) -> np.ndarray:

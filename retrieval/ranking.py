@@ -1,4 +1,8 @@
-"""Similarities -> rankings, with ties broken the same way in every run."""
+"""Similarities -> who comes first, with ties broken the same way in every run.
+
+Nobody needs the whole order of a large gallery: metrics need the ranks of the relevant photos,
+people the best photos. Both come from one sort of keys, in which no two photos are equal.
+"""
 
 import zlib
 
@@ -6,23 +10,90 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LOW = 0xFFFFFFFF  # the lower half of a key
+
 
 def tie_order(paths: np.ndarray) -> np.ndarray:
-    """Indices of the photos by the crc32 of their path, then by path: the order within a tie.
+    """Place of each photo within a tie: by the crc32 of its path, then by the path; from 0.
 
     It knows nothing of classes; lists, in contrast, are grouped by class.
     """
     names = [str(path).encode(errors="surrogateescape") for path in paths]
     keys = [(zlib.crc32(name), name) for name in names]
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    places = np.empty(len(keys), dtype=np.int64)
+    places[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return places
 
 
-def rank_photos(similarity: Tensor, order: np.ndarray) -> np.ndarray:
-    """Photo numbers (Q, G), closest first. similarity: (Q, G), larger is closer; order: tie_order.
+class Order:
+    """The order of the gallery for a block of queries.
 
-    A score that is not a number comes last.
+    similarity: (Q, G) in float32, larger is closer; what is not a number comes last. places:
+    tie_order of the gallery, on the same device. Holds 20 bytes a score.
     """
-    order_there = torch.from_numpy(order).to(similarity.device)
-    similarity = similarity[:, order_there].nan_to_num(nan=-torch.inf, posinf=torch.inf)
-    positions = similarity.argsort(dim=1, descending=True, stable=True)
-    return order[positions.cpu().numpy()]
+
+    def __init__(self, similarity: Tensor, places: Tensor):
+        self.similarity = similarity
+        self.places = places
+        self.keys = _keys(similarity, places)
+        self.ascending = _sorted(self.keys)
+
+    def best(self, count: int) -> tuple[Tensor, Tensor]:
+        """Numbers of the closest photos, closest first, and their scores: (Q, min(count, G))."""
+        photo_at = torch.empty_like(self.places)
+        photo_at[self.places] = torch.arange(len(self.places), device=self.places.device)
+        last = self.ascending[:, max(0, len(self.places) - count) :]
+        photos = photo_at[LOW - (last.flip(1) & LOW)]
+        return photos, self.similarity.gather(1, photos)
+
+    def ranks(self, queries: Tensor, photos: Tensor) -> Tensor:
+        """Ranks from 1 of some photos for some queries, ascending: (q, R)."""
+        wanted = self.keys[queries[:, None], photos]  # (q, R)
+        ascending = self.ascending[queries].contiguous()
+        farther = torch.searchsorted(ascending, wanted)
+        return (ascending.shape[1] - farther).sort(dim=1).values
+
+
+class Reordered:
+    """A ranking whose first K photos were put into a new order; the others stay where they are.
+
+    scores: (Q, K) of what first.best(K) gives, larger is closer.
+    """
+
+    def __init__(self, first: Order, scores: Tensor):
+        self.first = first
+        shortlist, _ = first.best(scores.shape[1])
+        order = _keys(scores, first.places[shortlist]).argsort(dim=1, descending=True)
+        self.shortlist, self.scores = shortlist.gather(1, order), scores.gather(1, order)
+        self.new_place = order.argsort(dim=1)  # (Q, K), of what was there in the first ranking
+
+    def best(self, count: int) -> tuple[Tensor, Tensor]:
+        """As Order.best(); scores are nan behind the shortlist: none there compare with these."""
+        photos, scores = self.first.best(count)
+        K = min(count, self.shortlist.shape[1])
+        photos[:, :K] = self.shortlist[:, :K]
+        scores[:, :K] = self.scores[:, :K]
+        scores[:, K:] = torch.nan
+        return photos, scores
+
+    def ranks(self, queries: Tensor, photos: Tensor) -> Tensor:
+        """As Order.ranks()."""
+        ranks = self.first.ranks(queries, photos)
+        K = self.shortlist.shape[1]
+        moved = self.new_place[queries].gather(1, ranks.clamp(max=K) - 1) + 1
+        return torch.where(ranks <= K, moved, ranks).sort(dim=1).values
+
+
+def _keys(similarity: Tensor, places: Tensor) -> Tensor:
+    """Whole numbers in the order of the scores, then against that of the places: (Q, G)."""
+    scores = similarity.nan_to_num(nan=-torch.inf, posinf=torch.inf).add_(0.0)  # -0.0 is 0.0
+    bits = scores.view(torch.int32)
+    ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)  # negative ones turned round
+    return ordered.long().bitwise_left_shift_(32).bitwise_or_(LOW - places)
+
+
+def _sorted(keys: Tensor) -> Tensor:
+    """The rows of (Q, G), each ascending. On CPUs numpy is several times faster than torch."""
+    if keys.device.type == "cpu":
+        return torch.from_numpy(np.sort(keys.numpy(), axis=1))
+    return keys.sort(dim=1).values

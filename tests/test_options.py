@@ -343,6 +343,16 @@ def test_what_is_compared_reaches_the_evaluation_and_names_its_results(parse):
     assert files[1] == "best.test_class_sketchy25.rn+0.5sa-mirror-expand5.part.json"
 
 
+def test_a_shortlist_is_for_reranking_alone(parse, refusal):
+    assert "-r is rn" in refusal("--shortlist", "50")
+    assert "-r is sa" in refusal("--shortlist", "50", "-r", "sa")
+    args = parse("-r", "rerank", "--shortlist", "50", "--views", "many", "--fuse", "2")
+    assert options.evaluation_settings(args)["shortlist"] == 50
+    name = "best.test_class_sketchy25.rerank50+2sa-many.part.json"
+    assert options.result_name(args, "best.pth", "json") == name
+    assert options.evaluation_settings(parse("-r", "rerank"))["shortlist"] == options.SHORTLIST
+
+
 def test_only_scores_of_pairs_are_fused(parse, refusal):
     assert "--fuse 0.5" in refusal("--fuse", "0.5", "-r", "sa")
     assert "'-1'" in refusal("--fuse", "-1")

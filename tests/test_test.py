@@ -115,6 +115,18 @@ def test_without_testall_the_published_subsample_is_scored(data, checkpoint):
     assert content["counts"]["photos"] == 2  # every 10th of 15
 
 
+def test_what_a_shortlist_loses_is_printed_and_kept(data, checkpoint, capsys):
+    run(data, "-l", checkpoint, "--testall", "-r", "rerank", "--shortlist", 4)
+    name = "best_checkpoint.test_class_sketchy25.rerank4.all.json"
+    content = json.loads(checkpoint.with_name(name).read_text())
+    kept = content["shortlist"]
+    assert kept["queries"] == 12  # all, as there are no more than are checked
+    assert kept["reranked"]["average_precision"] == pytest.approx(content["average_precision"])
+    said = f"accuracy@1 {kept['reranked']['accuracy@1']:.4f} (all pairs "
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "shortlist of 4" in line]
+    assert "on 12 sketches" in line and said in line
+
+
 def test_another_part_can_be_scored(data, checkpoint):
     run(data, "-l", checkpoint, "-r", "sa", "--part", 5, 1)
     content = json.loads(next(checkpoint.parent.glob("*.sa.5x1.json")).read_text())

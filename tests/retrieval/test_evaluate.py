@@ -8,9 +8,10 @@ import torch
 from fakes import image_list, picture
 
 from retrieval import evaluate as evaluate_module
-from retrieval.evaluate import KEPT, MODES, PER_QUERY, evaluate
+from retrieval.evaluate import CHECKED, KEPT, PER_QUERY, evaluate
 from retrieval.expansion import expand_gallery, expand_queries
 from retrieval.metrics import interpolated_average_precision
+from retrieval.scoring import MODES
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def gallery():
 def test_every_image_is_encoded_once(method, queries, gallery, mode):
     score(method, queries, gallery, mode, query_block=2, gallery_block=3)
     assert method.encoded == {"sketch": list(range(7)), "photo": list(range(13))}
-    assert method.pairs == (7 * 13 if mode == "rn" else 0)
+    assert method.pairs == (0 if mode == "sa" else 7 * 13)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -70,20 +71,23 @@ def test_rankings_metrics_and_scores_are_those_of_the_whole_matrix(method, queri
         )
         for images, modality in ((queries, "sketch"), (gallery, "photo"))
     )
-    compare = method.pair_similarity if mode == "rn" else method.similarity
+    compare = method.similarity if mode == "sa" else method.pair_similarity
     with torch.no_grad():
         matrix = compare(sketches, photos).numpy()
     found = np.take_along_axis(matrix, evaluation.rankings, axis=1)
     np.testing.assert_array_equal(found, evaluation.similarities)
     assert (np.diff(found, axis=1) <= 0).all()
     relevant = gallery.target[evaluation.rankings] == queries.target[:, None]
-    expected = interpolated_average_precision(relevant).mean()
-    assert evaluation.metrics["map_all"] == pytest.approx(expected)
+    expected = [interpolated_average_precision(np.flatnonzero(row)[None] + 1) for row in relevant]
+    assert evaluation.metrics["map_all"] == pytest.approx(np.mean(expected))
 
 
 def test_modes_rank_differently(method, queries, gallery):
-    by_token, by_pair = (score(method, queries, gallery, mode) for mode in MODES)
-    assert by_token.metrics["map_all"] != by_pair.metrics["map_all"]
+    by_pair, by_token, both = (
+        score(method, queries, gallery, mode, shortlist=5).metrics["map_all"]
+        for mode in ("rn", "sa", "rerank")
+    )
+    assert len({by_pair, by_token, both}) == 3
 
 
 def test_order_of_the_gallery_list_changes_nothing(method, queries, gallery):
@@ -349,3 +353,68 @@ def test_expanding_reaches_what_is_added_to_the_scores_of_pairs(method, queries,
     fused = score(method, queries, gallery, "rn", fuse=0.25)
     expanded = score(method, queries, gallery, "rn", fuse=0.25, expand=2)
     assert not np.array_equal(fused.similarities, expanded.similarities)
+
+
+# ---- a shortlist, re-ranked
+
+
+def test_the_shortlist_is_in_the_order_of_the_pairs_and_the_rest_as_it_was(
+    method, queries, gallery
+):
+    by_pair, by_token, both = (
+        score(method, queries, gallery, mode, shortlist=5) for mode in ("rn", "sa", "rerank")
+    )
+    for query in range(len(queries)):
+        shortlist = set(by_token.rankings[query, :5])
+        wanted = [photo for photo in by_pair.rankings[query] if photo in shortlist]
+        wanted += list(by_token.rankings[query, 5:])
+        assert both.rankings[query].tolist() == wanted
+    assert np.isnan(both.similarities[:, 5:]).all() and not np.isnan(both.similarities[:, :5]).any()
+
+
+def test_metrics_are_those_of_the_reranked_order(method, queries, gallery):
+    both = score(method, queries, gallery, "rerank", shortlist=5)
+    relevant = gallery.target[both.rankings] == queries.target[:, None]
+    expected = [interpolated_average_precision(np.flatnonzero(row)[None] + 1) for row in relevant]
+    assert both.metrics["map_all"] == pytest.approx(np.mean(expected))
+
+
+def test_only_pairs_of_the_shortlist_are_scored(method, queries, gallery):
+    score(method, queries, gallery, "rerank", shortlist=5)
+    checked = min(CHECKED, len(queries))
+    assert method.pairs == 7 * 5 + checked * 13
+
+
+def test_a_shortlist_of_all_photos_is_all_pairs_and_needs_no_check(method, queries, gallery):
+    pairs = score(method, queries, gallery, "rn", fuse=0.5)
+    both = score(method, queries, gallery, "rerank", fuse=0.5, shortlist=13)
+    np.testing.assert_array_equal(pairs.rankings, both.rankings)
+    np.testing.assert_array_equal(pairs.similarities, both.similarities)
+    assert pairs.metrics == both.metrics
+    assert pairs.shortlist == both.shortlist == {}
+
+
+def test_what_the_shortlist_keeps_is_measured_on_sketches_from_all_over_the_list(method, gallery):
+    queries = image_list("sketch", [i % 3 for i in range(50)])
+    both = score(method, queries, gallery, "rerank", shortlist=5)
+    some = queries.select(np.linspace(0, 49, CHECKED).astype(int))
+    for name, mode in (("reranked", "rerank"), ("all_pairs", "rn")):
+        alone = score(method, some, gallery, mode, shortlist=5).metrics
+        assert both.shortlist[name] == pytest.approx(alone)
+    assert both.shortlist["queries"] == CHECKED
+
+
+def test_checked_sketches_without_a_relevant_photo_do_not_count(method):
+    gallery = image_list("photo", [0] * 6)
+    both = score(method, image_list("sketch", [0, 9]), gallery, "rerank", shortlist=2)
+    assert both.shortlist["queries"] == 1
+
+
+@pytest.mark.parametrize("expand", [0, 2])
+def test_what_is_compared_first_may_be_averaged_or_seen_from_several_views(
+    method, queries, gallery, expand
+):
+    settings = {"expand": expand, "views": "mirror"}
+    by_token = score(method, queries, gallery, "sa", **settings)
+    both = score(method, queries, gallery, "rerank", shortlist=4, **settings)
+    assert np.array_equal(np.sort(both.rankings[:, :4]), np.sort(by_token.rankings[:, :4]))
