@@ -42,7 +42,7 @@ class Scorer:
             vectors = expand_gallery(vectors, expand)
         self.method = method
         self.vectors = vectors  # (G, D), small: on the device as a whole
-        self.photos = photos
+        self.photos = {**photos, "retrieval": vectors}
         self.places = torch.from_numpy(tie_order(paths)).to(device)
         self.mode = mode
         self.fuse = fuse
@@ -80,7 +80,6 @@ class Scorer:
                 name: tensor[numbers].to(self.device, non_blocking=True)
                 for name, tensor in self.photos.items()
             }
-            photos["retrieval"] = self.vectors[numbers]  # as averaged
             scores = self.method.pair_similarity(sketches, photos).float()
             if self.fuse:
                 scores = scores + self.fuse * self._similarity(sketches, photos["retrieval"])
