@@ -135,6 +135,19 @@ def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "numbers are then not zero-shot (default: off)",
     )
     group.add_argument(
+        "--no_cache",
+        action="store_true",
+        help="encode all images anew and keep nothing; else their features lie in features/ "
+        "beside the checkpoint, and the next test reads them there (default: off)",
+    )
+    group.add_argument(
+        "--cache_precision",
+        choices=("fp16", "fp32"),
+        default="fp16",
+        help="of the tokens kept there, which -r rn and rerank read; retrieval vectors are fp32 "
+        "(default %(default)s)",
+    )
+    group.add_argument(
         "--save_rankings",
         metavar="FILE.npz",
         help="keep the 200 best photos of every sketch: arrays queries, gallery (paths), ranking "

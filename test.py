@@ -51,7 +51,7 @@ def _score(args: Namespace, device, rankings: Path | None) -> int:
     benchmark, queries, gallery = _load_data(args)
     _check_unseen(path, checkpoint, queries, args.allow_seen)
     log.info("%d sketches against %d photos, -r %s", len(queries), len(gallery), args.retrieval)
-    evaluation = _evaluate(method, queries, gallery, args, device)
+    evaluation = _evaluate(path, method, queries, gallery, args, device)
     if not is_main():
         return 0
     if rankings:
@@ -131,7 +131,7 @@ def _check_unseen(path: Path, checkpoint: dict, queries, allow_seen: bool) -> No
     log.warning("not zero-shot: the checkpoint was trained on %s.", ", ".join(tested))
 
 
-def _evaluate(method, queries, gallery, args, device):
+def _evaluate(path: Path, method, queries, gallery, args, device):
     from datasets.images import Preprocessing
     from retrieval.evaluate import evaluate
 
@@ -142,6 +142,8 @@ def _evaluate(method, queries, gallery, args, device):
         Preprocessing(**method.inputs),
         device=device,
         shared=True,
+        cache=None if args.no_cache else path.parent / "features" / path.stem,
+        precision=args.cache_precision,
         **evaluation_settings(args),
     )
 

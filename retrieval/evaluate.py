@@ -2,13 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from retrieval.features import Features, encode_blocks
+from retrieval.features import Encoder, Features
 from retrieval.metrics import (
     PUBLISHED_CUT,
     average_precision,
@@ -21,7 +23,7 @@ from retrieval.metrics import (
 )
 from retrieval.ranking import Order, Reordered
 from retrieval.scoring import Scorer, check_mode
-from utils.distributed import gather_objects, rank, world_size
+from utils.distributed import gather_objects, is_main, rank, wait_for_all, world_size
 from utils.errors import InputError
 
 CUTS = (1, 5, 10, 25, 50, 100, 200)  # k of precision@k
@@ -92,26 +94,41 @@ def evaluate(
     workers: int = 0,
     skip_bad: bool = False,
     shared: bool = False,
+    cache: Path | None = None,
+    precision: str = "fp16",
 ) -> Evaluation:
     """Encode each image once, score in blocks, rank, and measure.
 
     mode, fuse, expand, shortlist: see scoring.py. views: see views.py.
     queries, gallery: image lists; photos with a query's target are relevant to it. The method is
-    put into evaluation mode and left in the mode it was in. Holds the gallery's features in main
-    memory (for pairs, all its tokens) and one block of queries. shared: the processes of torchrun
-    take every n-th query each, and all return the same.
+    put into evaluation mode and left in the mode it was in. Holds one block of queries, and the
+    gallery's features in main memory (for pairs, all its tokens) unless there is a cache: a folder
+    that keeps features, in `precision`, see cache.py. shared: the processes of torchrun take every
+    n-th query each, and all return the same.
     """
     check_mode(method, mode)
-    keep = ("retrieval",) if mode == "sa" else ("retrieval", "tokens")
-    encoding = {"device": device, "workers": workers, "skip_bad": skip_bad}
-    encoding |= {"views": views, "keep": keep}
+    encoder = Encoder(
+        method,
+        preprocessing,
+        device=device,
+        workers=workers,
+        skip_bad=skip_bad,
+        keep=("retrieval",) if mode == "sa" else ("retrieval", "tokens"),
+        views=views,
+        cache=cache,
+        precision=precision,
+    )
+    first, step = (rank(), world_size()) if shared else (0, 1)
+    share = np.arange(first, len(queries), step)
     was_training = method.training
     method.eval()
     try:
         started = time.perf_counter()
-        photos, gallery, faults = _encode_gallery(
-            method, gallery, preprocessing, size=gallery_block, **encoding
-        )
+        with _main_first() if shared and cache else nullcontext():  # it fills the cache
+            kept, photos, faults = encoder.whole(gallery, gallery_block, "photos encoded")
+        if not kept:
+            raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
+        gallery = gallery.select(np.array(kept, dtype=np.int64))
         encoded = time.perf_counter()
         scorer = Scorer(
             method,
@@ -125,9 +142,7 @@ def evaluate(
             device=device,
         )
         judge = _Judge(scorer, gallery, _to_check(mode, shortlist, queries, gallery))
-        first, step = (rank(), world_size()) if shared else (0, 1)
-        share = np.arange(first, len(queries), step)
-        faults += judge.take_all(queries, share, preprocessing, size=query_block, **encoding)
+        faults += judge.take_all(encoder, queries.select(share), share, query_block)
         scored = time.perf_counter()
     finally:
         method.train(was_training)
@@ -140,23 +155,14 @@ def evaluate(
     return _summary(blocks, queries, gallery, seconds, list(skipped))
 
 
-def _encode_gallery(method, gallery, preprocessing, **encoding):
-    """Features (G, ...) of all photos in main memory, the readable photos, what failed."""
-    photos: Features = {}
-    kept, bad = [], []
-    for numbers, features, faults in encode_blocks(
-        method, gallery, preprocessing, what="photos encoded", **encoding
-    ):
-        bad += faults
-        for name, tensor in features.items():
-            if name not in photos:
-                photos[name] = tensor.new_empty((len(gallery), *tensor.shape[1:]), device="cpu")
-            photos[name][len(kept) : len(kept) + len(numbers)] = tensor
-        kept += numbers
-    if not kept:
-        raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
-    photos = {name: tensor[: len(kept)] for name, tensor in photos.items()}
-    return photos, gallery.select(np.array(kept, dtype=np.int64)), bad
+@contextmanager
+def _main_first() -> Iterator[None]:
+    """The first process goes in alone; when it is through, the others follow."""
+    if not is_main():
+        wait_for_all()
+    yield
+    if is_main():
+        wait_for_all()
 
 
 def _to_check(mode: str, shortlist: int, queries, gallery) -> np.ndarray:
@@ -190,16 +196,16 @@ class _Judge:
         self.to_check = to_check
         self.scored: list[_Scored] = []
 
-    def take_all(self, queries, share: np.ndarray, preprocessing, **encoding) -> list[str]:
-        """Encode and score the queries whose numbers are in `share`; what could not be read."""
+    def take_all(self, encoder: Encoder, queries, numbers: np.ndarray, size: int) -> list[str]:
+        """Encode and score queries by blocks of `size`; what could not be read.
+
+        numbers: theirs in the whole list, of which they may be a share.
+        """
         bad = []
-        own = queries.select(share)
-        for numbers, features, faults in encode_blocks(
-            self.scorer.method, own, preprocessing, what="sketches scored", **encoding
-        ):
+        for read, features, faults in encoder.blocks(queries, size, "sketches scored"):
             bad += faults
-            if numbers:
-                self.take(features, own.target[numbers], share[numbers])
+            if read:
+                self.take(features, queries.target[read], numbers[read])
         return bad
 
     def take(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:

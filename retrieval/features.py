@@ -1,19 +1,25 @@
-"""Encode every image of a list once."""
+"""Images -> features, each image once."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from retrieval.cache import FeatureCache, open_cache
 from retrieval.views import encode_views
 from utils.errors import InputError
 from utils.logs import progress
 
 Features = dict[str, Tensor]
+Block = tuple[list[int], Features, list[str]]
+"""Numbers of the readable images, their features on the device, what was wrong with others."""
 
 
 class Images(Dataset):
@@ -37,46 +43,104 @@ class Images(Dataset):
             return None, str(error)
 
 
-def encode_blocks(
-    method,
-    images,
-    preprocessing: Callable[[Path, str], Tensor],
-    *,
-    device: torch.device,
-    size: int,
-    workers: int,
-    skip_bad: bool,
-    keep: tuple[str, ...],
-    what: str,
-    views: str = "plain",
-) -> Iterator[tuple[list[int], Features, list[str]]]:
-    """Encode a list block by block: (numbers of the images, features on `device`, what failed).
+@dataclass
+class Encoder:
+    """Makes features of image lists, block by block, each image once.
 
-    size: images a block. keep: names of the features wanted. what: for the progress display.
-    views: a name in VIEWS. Unreadable images are left out under skip_bad; else: InputError.
+    preprocessing: (file, modality) -> (3, S, S); raises InputError for an unreadable file. keep:
+    names of the features wanted. views: a name in VIEWS. Unreadable images are left out under
+    skip_bad; else: InputError. cache: a folder in which features are kept in `precision`, and
+    looked for before anything is encoded, see cache.py.
     """
-    loader = DataLoader(
-        Images(images, preprocessing),
-        batch_size=size,
-        num_workers=workers,
-        collate_fn=list,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # leaves the global random numbers to training
-    )
-    first = 0
-    for block in progress(loader, len(loader), what):
-        faults = [fault for _, fault in block if fault]
-        if faults and not skip_bad:
-            raise InputError(f"{faults[0]} Mend the file, or go on without such with --skip_bad.")
+
+    method: object
+    preprocessing: Callable[[Path, str], Tensor]
+    device: torch.device
+    workers: int
+    skip_bad: bool
+    keep: tuple[str, ...]
+    views: str = "plain"
+    cache: Path | None = None
+    precision: str = "fp16"
+
+    def blocks(self, images, size: int, what: str) -> Iterator[Block]:
+        """A list by blocks of `size`. what: for the progress display."""
+        with self._opened(images) as cache:
+            yield from self._blocks(images, cache, size, what)
+
+    def whole(self, images, size: int, what: str) -> Block:
+        """A list as one block, encoded by blocks of `size`: in the cache, or in main memory."""
+        rows: Features = {}
+        kept, bad = [], []
+        with self._opened(images) as cache:
+            for numbers, features, faults in self._blocks(images, cache, size, what):
+                bad += faults
+                if cache is None or not cache.arrays:
+                    _append(rows, len(kept), features, len(images))
+                kept += numbers
+        if cache is not None and cache.arrays:
+            rows = cache.features()
+        return kept, {name: tensor[: len(kept)] for name, tensor in rows.items()}, bad
+
+    def _opened(self, images) -> AbstractContextManager[FeatureCache | None]:
+        if self.cache is None:
+            return nullcontext()
+        settings = [self.views, self.keep]
+        weights = fingerprint(self.method)
+        cache = open_cache(self.cache, weights, images, settings, self.precision)
+        return closing(cache) if cache else nullcontext()
+
+    def _blocks(self, images, cache: FeatureCache | None, size: int, what: str) -> Iterator[Block]:
+        done = cache.done if cache else 0
+        for first in range(0, done, size):
+            numbers, features, faults = cache.read(first, min(first + size, done))
+            self._check(faults)
+            yield (
+                numbers,
+                {name: tensor.to(self.device) for name, tensor in features.items()},
+                faults,
+            )
+        left = images.select(np.arange(done, len(images)))
+        loader = DataLoader(
+            Images(left, self.preprocessing),
+            batch_size=size,
+            num_workers=self.workers,
+            collate_fn=list,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # leaves the global random numbers to training
+        )
+        first = done
+        for block in progress(loader, len(loader), what):
+            faults = {first + i: fault for i, (_, fault) in enumerate(block) if fault}
+            self._check(list(faults.values()))
+            numbers, features = self._encode(images, first, block)
+            if cache:
+                features = cache.add(features, faults, len(block))
+            first += len(block)
+            yield numbers, features, list(faults.values())
+
+    def _encode(self, images, first: int, block: list) -> tuple[list[int], Features]:
+        """Numbers and features of the readable images of a block that begins at number `first`."""
         read = [i for i, (image, _) in enumerate(block) if image is not None]
         numbers = [first + i for i in read]
-        first += len(block)
-        features: Features = {}
-        if read:
-            batch = torch.stack([block[i][0] for i in read]).to(device, non_blocking=True)
-            encoded = encode_views(method, batch, str(images.modality[numbers[0]]), views)
-            features = {name: encoded[name] for name in keep}
-        yield numbers, features, faults
+        if not read:
+            return [], {}
+        batch = torch.stack([block[i][0] for i in read]).to(self.device, non_blocking=True)
+        modality = str(images.modality[numbers[0]])
+        features = encode_views(self.method, batch, modality, self.views)
+        return numbers, {name: features[name] for name in self.keep}
+
+    def _check(self, faults: list[str]) -> None:
+        if faults and not self.skip_bad:
+            raise InputError(f"{faults[0]} Mend the file, or go on without such with --skip_bad.")
+
+
+def _append(rows: Features, first: int, features: Features, total: int) -> None:
+    """Put features into rows from number `first` on; where there are none yet, make room."""
+    for name, tensor in features.items():
+        if name not in rows:
+            rows[name] = tensor.new_empty((total, *tensor.shape[1:]), device="cpu")
+        rows[name][first : first + len(tensor)] = tensor
 
 
 def fingerprint(method, *lists) -> str:

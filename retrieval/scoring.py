@@ -77,7 +77,7 @@ class Scorer:
         columns = []
         for numbers in blocks:
             photos = {
-                name: tensor[numbers].to(self.device, non_blocking=True)
+                name: tensor[numbers].to(self.device, non_blocking=True).float()
                 for name, tensor in self.photos.items()
             }
             scores = self.method.pair_similarity(sketches, photos).float()

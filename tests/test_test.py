@@ -127,6 +127,36 @@ def test_what_a_shortlist_loses_is_printed_and_kept(data, checkpoint, capsys):
     assert "on 12 sketches" in line and said in line
 
 
+def test_the_second_test_encodes_nothing(data, checkpoint, caplog):
+    caplog.set_level("INFO")
+    result = checkpoint.with_name("best_checkpoint.test_class_sketchy25.rn.all.json")
+    found = []
+    for _ in range(2):
+        caplog.clear()
+        run(data, "-l", checkpoint, "--testall")
+        found.append(json.loads(result.read_text()))
+    assert "features of 15 of 15 images" in caplog.text
+    assert "features of 12 of 12 images" in caplog.text
+    assert (checkpoint.parent / "features" / "best_checkpoint").is_dir()
+    for name in ("map_all", "average_precision", "by_class", "fingerprint"):
+        assert found[0][name] == found[1][name]
+
+
+def test_no_cache_keeps_and_reads_nothing(data, checkpoint, caplog):
+    caplog.set_level("INFO")
+    run(data, "-l", checkpoint, "--testall", "--no_cache")
+    assert "features of" not in caplog.text and "are kept" not in caplog.text
+    assert not (checkpoint.parent / "features").exists()
+
+
+def test_the_precision_of_kept_tokens_can_be_chosen(data, checkpoint):
+    kept = {}
+    for precision in ("fp16", "fp32"):
+        run(data, "-l", checkpoint, "--testall", "--cache_precision", precision)
+        kept[precision] = {file.name for file in checkpoint.parent.glob("features/*/*/tokens.*")}
+    assert kept == {"fp16": {"tokens.float16"}, "fp32": {"tokens.float16", "tokens.float32"}}
+
+
 def test_another_part_can_be_scored(data, checkpoint):
     run(data, "-l", checkpoint, "-r", "sa", "--part", 5, 1)
     content = json.loads(next(checkpoint.parent.glob("*.sa.5x1.json")).read_text())

@@ -7,16 +7,16 @@ import pytest
 import torch
 from fakes import image_list, picture
 
-from retrieval.features import encode_blocks, fingerprint
+from retrieval.features import Encoder, fingerprint
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
 
 
 def encode(method, images, size=3, keep=("retrieval",), workers=0, skip_bad=False):
-    settings = {"workers": workers, "skip_bad": skip_bad, "keep": keep, "what": "images"}
+    encoder = Encoder(method, picture, CPU, workers=workers, skip_bad=skip_bad, keep=keep)
     with torch.no_grad():
-        return list(encode_blocks(method, images, picture, device=CPU, size=size, **settings))
+        return list(encoder.blocks(images, size, "images"))
 
 
 def test_blocks_number_the_images_in_list_order(method):
