@@ -86,13 +86,16 @@ class FeatureCache:
                 self._write_index()
             self.lock.release()
 
-    def read(self, first: int, last: int) -> tuple[list[int], Features, list[str]]:
-        """Images first to last - 1, all done: the readable ones, their features, what failed."""
+    def seen(self, first: int, last: int) -> tuple[list[int], list[str]]:
+        """Of the images first to last - 1, all done: the readable ones, what others suffer from."""
         numbers = [number for number in range(first, last) if number not in self.faults]
-        faults = [self.faults[number] for number in range(first, last) if number in self.faults]
+        return numbers, [self.faults[n] for n in range(first, last) if n in self.faults]
+
+    def read(self, first: int, last: int) -> Features:
+        """Features of the readable ones of the images first to last - 1, all done."""
         row = first - sum(number < first for number in self.faults)
-        features = self._rows(row, row + len(numbers)) if numbers else {}
-        return numbers, features, faults
+        numbers, _ = self.seen(first, last)
+        return self._rows(row, row + len(numbers)) if numbers else {}
 
     def add(self, features: Features, faults: dict[int, str], count: int) -> Features:
         """Keep the next `count` images: features of the readable ones, faults of the others.

@@ -66,14 +66,22 @@ class Encoder:
     def blocks(self, images, size: int, what: str) -> Iterator[Block]:
         """A list by blocks of `size`. what: for the progress display."""
         with self._opened(images) as cache:
-            yield from self._blocks(images, cache, size, what)
+            done = cache.done if cache else 0
+            for first in range(0, done, size):
+                last = min(first + size, done)
+                numbers, faults = cache.seen(first, last)
+                self._check(faults)
+                features = cache.read(first, last)
+                yield numbers, {n: tensor.to(self.device) for n, tensor in features.items()}, faults
+            yield from self._new_blocks(images, cache, size, what)
 
     def whole(self, images, size: int, what: str) -> Block:
         """A list as one block, encoded by blocks of `size`: in the cache, or in main memory."""
         rows: Features = {}
-        kept, bad = [], []
         with self._opened(images) as cache:
-            for numbers, features, faults in self._blocks(images, cache, size, what):
+            kept, bad = cache.seen(0, cache.done) if cache else ([], [])
+            self._check(bad)
+            for numbers, features, faults in self._new_blocks(images, cache, size, what):
                 bad += faults
                 if cache is None or not cache.arrays:
                     _append(rows, len(kept), features, len(images))
@@ -90,16 +98,11 @@ class Encoder:
         cache = open_cache(self.cache, weights, images, settings, self.precision)
         return closing(cache) if cache else nullcontext()
 
-    def _blocks(self, images, cache: FeatureCache | None, size: int, what: str) -> Iterator[Block]:
+    def _new_blocks(
+        self, images, cache: FeatureCache | None, size: int, what: str
+    ) -> Iterator[Block]:
+        """Encode what the cache does not have."""
         done = cache.done if cache else 0
-        for first in range(0, done, size):
-            numbers, features, faults = cache.read(first, min(first + size, done))
-            self._check(faults)
-            yield (
-                numbers,
-                {name: tensor.to(self.device) for name, tensor in features.items()},
-                faults,
-            )
         left = images.select(np.arange(done, len(images)))
         loader = DataLoader(
             Images(left, self.preprocessing),
