@@ -26,7 +26,6 @@ NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")  # of a cache's folder: weights,
 PRECISIONS = {"fp16": np.float16, "fp32": np.float32}
 SECONDS_BETWEEN_INDEXES = 10
 SECONDS_TO_WAIT = 5  # for others that look what is there; who writes takes longer
-GIGABYTE = 1e9
 
 Features = dict[str, Tensor]
 
@@ -138,10 +137,8 @@ class FeatureCache:
             self.folder.mkdir(exist_ok=True)
             free = shutil.disk_usage(self.folder).free
             if size > free:
-                raise OSError(f"{size / GIGABYTE:.2f} GB needed, {free / GIGABYTE:.2f} GB free")
-            log.info(
-                "features are kept in %s, %.2f GB (--no_cache: no)", self.folder, size / GIGABYTE
-            )
+                raise OSError(f"{_megabytes(size)} needed, {_megabytes(free)} free")
+            log.info("features go to %s: %s (--no_cache: none)", self.folder, _megabytes(size))
             for name, shape in shapes.items():
                 with open(self._file(name), "wb") as file:
                     _reserve(file, math.prod(shape) * self._type(name).itemsize)
@@ -199,6 +196,10 @@ class FeatureCache:
 
     def _type(self, name: str) -> np.dtype:
         return np.dtype(np.float32 if name == "retrieval" else PRECISIONS[self.precision])
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _reserve(file, size: int) -> None:

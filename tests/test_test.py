@@ -145,7 +145,7 @@ def test_the_second_test_encodes_nothing(data, checkpoint, caplog):
 def test_no_cache_keeps_and_reads_nothing(data, checkpoint, caplog):
     caplog.set_level("INFO")
     run(data, "-l", checkpoint, "--testall", "--no_cache")
-    assert "features of" not in caplog.text and "are kept" not in caplog.text
+    assert "features" not in caplog.text
     assert not (checkpoint.parent / "features").exists()
 
 
