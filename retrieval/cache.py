@@ -30,7 +30,9 @@ SECONDS_TO_WAIT = 5  # for others that look what is there; who writes takes long
 Features = dict[str, Tensor]
 
 
-def open_cache(folder: Path, weights: str, images, settings: list, precision: str):
+def open_cache(
+    folder: Path, weights: str, images, settings: list, precision: str
+) -> "FeatureCache | None":
     """The cache of a list in a folder of caches, and what else lies there of other weights dropped.
 
     weights: fingerprint of the method. settings: what else the features depend on, plain values.

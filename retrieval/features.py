@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from retrieval.cache import FeatureCache, open_cache
+from retrieval.cache import FeatureCache, Features, open_cache
 from retrieval.views import encode_views
 from utils.errors import InputError
 from utils.logs import progress
 
-Features = dict[str, Tensor]
 Block = tuple[list[int], Features, list[str]]
 """Numbers of the readable images, their features on the device, what was wrong with others."""
 
@@ -94,9 +94,12 @@ class Encoder:
         if self.cache is None:
             return nullcontext()
         settings = [self.views, self.keep]
-        weights = fingerprint(self.method)
-        cache = open_cache(self.cache, weights, images, settings, self.precision)
+        cache = open_cache(self.cache, self._weights, images, settings, self.precision)
         return closing(cache) if cache else nullcontext()
+
+    @cached_property
+    def _weights(self) -> str:
+        return fingerprint(self.method)
 
     def _new_blocks(
         self, images, cache: FeatureCache | None, size: int, what: str

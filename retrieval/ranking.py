@@ -49,7 +49,7 @@ class Order:
     def ranks(self, queries: Tensor, photos: Tensor) -> Tensor:
         """Ranks from 1 of some photos for some queries, ascending: (q, R)."""
         wanted = self.keys[queries[:, None], photos]  # (q, R)
-        ascending = self.ascending[queries].contiguous()
+        ascending = self.ascending[queries]
         farther = torch.searchsorted(ascending, wanted)
         return (ascending.shape[1] - farther).sort(dim=1).values
 
@@ -57,12 +57,11 @@ class Order:
 class Reordered:
     """A ranking whose first K photos were put into a new order; the others stay where they are.
 
-    scores: (Q, K) of what first.best(K) gives, larger is closer.
+    shortlist: (Q, K), the numbers that first.best(K) gives; scores: theirs, larger is closer.
     """
 
-    def __init__(self, first: Order, scores: Tensor):
+    def __init__(self, first: Order, shortlist: Tensor, scores: Tensor):
         self.first = first
-        shortlist, _ = first.best(scores.shape[1])
         order = _keys(scores, first.places[shortlist]).argsort(dim=1, descending=True)
         self.shortlist, self.scores = shortlist.gather(1, order), scores.gather(1, order)
         self.new_place = order.argsort(dim=1)  # (Q, K), of what was there in the first ranking

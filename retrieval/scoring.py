@@ -17,8 +17,8 @@ MODES = ("rn", "sa", "rerank")
 class Scorer:
     """Ranks a gallery for sketches, in fp32.
 
-    photos: features of the whole gallery in main memory, (G, ...); paths: their names, which
-    break ties. mode: "sa" compares with method.similarity, "rn" scores every pair with
+    photos: features of the whole gallery, (G, ...), on the CPU; paths: their names, which break
+    ties. mode: "sa" compares with method.similarity, "rn" scores every pair with
     method.pair_similarity, "rerank" only the `shortlist` photos of each sketch that "sa" puts
     first. fuse: how many times method.similarity is added to a pair's score. expand: with how many
     photos vectors are averaged, see expansion.py. block: photos scored at a time.
@@ -64,7 +64,7 @@ class Scorer:
             self._score_pairs(_only(sketches, query), photos.split(self.block))
             for query, photos in enumerate(shortlist.cpu())
         ]
-        return Reordered(coarse, torch.cat(scores))
+        return Reordered(coarse, shortlist, torch.cat(scores))
 
     def order_by_pairs(self, sketches: Features) -> Order:
         """The order by the scores of all pairs."""

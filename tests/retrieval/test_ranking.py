@@ -153,7 +153,7 @@ def test_reordering_puts_the_first_anew_and_leaves_the_rest(levels, again, short
     fine = torch.tensor(again, dtype=torch.float32).view(2, 12)
     first = ranking_of(similarity, PATHS)
     chosen, _ = first.best(shortlist)
-    both = Reordered(first, fine.gather(1, chosen))
+    both = Reordered(first, chosen, fine.gather(1, chosen))
     photos, scores = both.best(12)
     ranks = both.ranks(torch.arange(2), torch.arange(12))
     places = tie_order(PATHS)
