@@ -47,7 +47,7 @@ def open_cache(
                 log.info("%s is of other weights: removed.", other)
                 shutil.rmtree(other)
         return FeatureCache(folder / f"{weights}-{of_list}", images, precision)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter: file systems without locks
         log.warning("features are not kept in %s: %s.", folder, error)
         return None
 
@@ -175,6 +175,7 @@ class FeatureCache:
         log.info("features of %d of %d images: from %s", self.done, len(self.files), self.folder)
 
     def _write_index(self) -> None:
+        """Say what is there. Where that fails the arrays still serve this run, not the next."""
         for array in self.arrays.values():
             array.flush()
         content = {
@@ -184,8 +185,12 @@ class FeatureCache:
             "faults": self.faults,
             "files": self.files,
         }
-        write_json(self.folder / INDEX, content)
-        self.written = time.monotonic()
+        try:
+            write_json(self.folder / INDEX, content)
+            self.written = time.monotonic()
+        except OSError as error:
+            log.warning("%s: the next run will encode again (%s).", self.folder / INDEX, error)
+            self.written = math.inf  # do not try at every block
 
     def _open(self, name: str, shape: tuple[int, ...]) -> np.memmap:
         size = math.prod(shape) * self._type(name).itemsize

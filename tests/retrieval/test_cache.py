@@ -201,6 +201,29 @@ def test_a_full_disk_is_a_warning(method, folder, photos, refuse, monkeypatch, c
     assert not [path for path in folder.iterdir() if path.is_dir()]
 
 
+def test_an_index_that_cannot_be_written_stops_nothing(method, folder, photos, monkeypatch, caplog):
+    def refuse(path, content):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "write_json", refuse)
+        made, _ = whole(method, folder, photos, size=2)
+    assert "will encode again" in caplog.text
+    assert caplog.text.count("no space left") == 2  # at the first block and at the end
+    assert_same(made, whole(method, None, photos)[0])
+    assert whole(method, folder, photos)[1] == list(range(9))
+
+
+def test_a_file_system_without_locks_is_a_warning(method, folder, photos, monkeypatch, caplog):
+    def refuse(self, timeout):
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr(cache_module.FileLock, "acquire", refuse)
+    made, _ = whole(method, folder, photos)
+    assert "not kept" in caplog.text and "no flock here" in caplog.text
+    assert_same(made, whole(method, None, photos)[0])
+
+
 def test_a_folder_that_cannot_be_made_is_a_warning(method, tmp_path, photos, caplog):
     (tmp_path / "file").touch()
     made, _ = whole(method, tmp_path / "file" / "features", photos)
