@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,8 +58,17 @@ class Method(nn.Module, ABC):
         return queries @ gallery.T
 
     # A method that can score a pair by looking at both images at once defines
-    # pair_similarity(queries, gallery) -> (Q, G), larger is closer.
-    pair_similarity = None
+    # pair_scorer(dtype, compiled) -> an object with two methods that take what encode() gives:
+    #   prepare(features, modality) -> Features: all that depends on one image alone, in dtype
+    #   __call__(queries, gallery) -> (Q, G) of prepared ones: float32, larger is closer
+    # compiled: by torch.compile.
+    pair_scorer = None
+
+    @final
+    def pair_similarity(self, queries: Features, gallery: Features) -> Tensor:
+        """Scores (Q, G) of every pair in fp32; larger is closer."""
+        score = self.pair_scorer(torch.float32)
+        return score(score.prepare(queries, "sketch"), score.prepare(gallery, "photo"))
 
     def parameter_groups(self, recipe: dict) -> list[dict]:
         """Parameters for the optimiser, with their own learning rate or decay where they differ."""

@@ -42,11 +42,9 @@ class RelationNetwork(nn.Module):
         dropout: float,
     ):
         super().__init__()
-        self.side = math.isqrt(tokens)
-        self.downsampling = downsampling
         self.reduce = None
         if anchors != tokens:
-            self.reduce = nn.Conv2d(width, width * 2 // 3, kernel_size=2, stride=2)  # 768 > 512
+            self.reduce = Downsampling(width, width * 2 // 3, reading=downsampling)  # 768 > 512
         inner = round(anchors * math.sqrt(anchors))
         self.score = nn.Sequential(
             nn.Linear(anchors * anchors, inner),
@@ -60,25 +58,55 @@ class RelationNetwork(nn.Module):
         self.shortcut = DirectMatch() if shortcut else None
 
     def forward(self, sketch: Tensor, photo: Tensor, cosines: Tensor | None = None) -> Tensor:
-        """Logits (B,) of B pairs; their sigmoid is the published score. Tokens: (B, 1 + N, D).
+        """Logits (B,) of B pairs; their sigmoid is the published score. Patch tokens: (B, N, D).
 
         cosines: (B,), of the retrieval tokens before cross-attention, for the shortcut.
         """
-        anchors = self.anchors(sketch[:, 1:]), self.anchors(photo[:, 1:])
-        similarities = anchor_similarities(*anchors)  # (B, A, A)
+        return self.compare(self.anchors(sketch), self.anchors(photo), cosines)
+
+    def anchors(self, tokens: Tensor) -> Tensor:
+        """What is compared: (B, N, D) -> (B, A, C)."""
+        return tokens if self.reduce is None else self.reduce(tokens)
+
+    def compare(self, sketch: Tensor, photo: Tensor, cosines: Tensor | None = None) -> Tensor:
+        """Logits (B,) of B pairs, by their anchors: (B, A, C) each."""
+        similarities = anchor_similarities(sketch, photo)  # (B, A, A)
         logits = self.score(similarities.flatten(1)).squeeze(1)
         if self.shortcut is None:
             return logits
         return logits + self.shortcut(cosines, similarities)
 
-    def anchors(self, tokens: Tensor) -> Tensor:
-        """What is compared: (B, N, D) -> (B, A, C)."""
-        if self.reduce is None:
-            return tokens
-        if self.downsampling == "spatial":
-            tokens = tokens.transpose(1, 2)  # (B, D, N)
-        grid = tokens.reshape(len(tokens), -1, self.side, self.side)  # (B, D, side, side)
-        return self.reduce(grid).flatten(2).transpose(1, 2)
+
+class Downsampling(nn.Conv2d):
+    """A 2 x 2 convolution of stride 2 over patch tokens. reading: see RelationNetwork.
+
+    As a matrix product over the windows, which do not overlap: faster than as a convolution.
+    """
+
+    def __init__(self, width: int, channels: int, *, reading: str):
+        super().__init__(width, channels, kernel_size=2, stride=2)
+        self.to(memory_format=torch.channels_last)  # in which forward() reads the weights
+        self.reading = reading
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, A, channels)."""
+        return self.of_windows(self.windows(tokens))
+
+    def windows(self, tokens: Tensor) -> Tensor:
+        """What each window reads: (B, N, D) -> (B, A, 4 D). An odd last row and column: nowhere."""
+        B, N, D = tokens.shape
+        side = math.isqrt(N)
+        even = side // 2 * 2
+        if self.reading == "spatial":
+            grid = tokens.reshape(B, side, side, D)
+        else:
+            grid = tokens.reshape(B, D, side, side).movedim(1, -1)  # (B, side, side, D)
+        windows = grid[:, :even, :even].unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        return windows.transpose(2, 3).reshape(B, even * even // 4, 4 * D)
+
+    def of_windows(self, windows: Tensor) -> Tensor:
+        """(B, A, 4 D) -> (B, A, channels)."""
+        return F.linear(windows, self.weight.movedim(1, -1).flatten(1), self.bias)
 
 
 class DirectMatch(nn.Module):

@@ -19,6 +19,7 @@ from model.losses import (
     relation_mse,
 )
 from model.method import MODALITIES, Features, Method
+from model.pairs import PairScorer
 from model.pretrained import load_pretrained
 from model.published import backbone_from_file
 from model.relation import DOWNSAMPLING, RelationNetwork, possible_anchors
@@ -173,7 +174,7 @@ class ZSE(Method):
             compared = [side[numbers] for side, numbers in zip(compared, pairs, strict=True)]
         cosines = F.cosine_similarity(*compared)  # (B,)
         crossed_sketch, crossed_photo = self.cross_attention(sketch, photo, pairs)
-        logits = self.relation(crossed_sketch, crossed_photo, cosines).float()  # (B,)
+        logits = self.relation(crossed_sketch[:, 1:], crossed_photo[:, 1:], cosines).float()  # (B,)
         with torch.autocast(logits.device.type, enabled=False):
             crossed = crossed_sketch[:, 0].float(), crossed_photo[:, 0].float()
             # Both stay in the sum at weight 0: DDP wants a gradient for every parameter.
@@ -186,16 +187,11 @@ class ZSE(Method):
         tokens = self.tokenizer(images)
         return {"retrieval": self._compared(tokens[:, 0], modality), "tokens": tokens}
 
-    def pair_similarity(self, queries: Features, gallery: Features) -> Tensor:
-        """Relation logits (Q, G) of every sketch with every photo, of what encode() gives."""
-        sketch, photo = queries["tokens"], gallery["tokens"]
-        Q, G = len(sketch), len(photo)
-        numbers = torch.arange(Q * G, device=sketch.device)
-        sketch, photo = self.cross_attention(sketch, photo, (numbers // G, numbers % G))
-        cosines = None
-        if self.relation.shortcut is not None:
-            cosines = self.similarity(queries, gallery).flatten()
-        return self.relation(sketch, photo, cosines).view(Q, G)
+    def pair_scorer(self, dtype: torch.dtype, compiled: bool = False) -> PairScorer:
+        """Relation logits of every sketch with every photo, see pairs.py."""
+        return PairScorer(
+            self.cross_attention, self.relation, self.similarity, dtype=dtype, compiled=compiled
+        )
 
     def load_pretrained(self, path: Path | None) -> str:
         """Start the tokenizer from pretrained weights (see model/pretrained.py); says whose."""
