@@ -22,7 +22,7 @@ from utils.logs import log, write_json
 
 FORMAT = 1
 INDEX = "index.json"
-NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")  # of a cache's folder: weights, list
+NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}(\.scores)?")  # folders: weights, list
 PRECISIONS = {"fp16": np.float16, "fp32": np.float32}
 SECONDS_BETWEEN_INDEXES = 10
 SECONDS_TO_WAIT = 5  # for others that look what is there; who writes takes longer
@@ -64,7 +64,7 @@ class FeatureCache:
     def __init__(self, folder: Path, images, precision: str):
         self.folder = folder
         self.precision = precision
-        self.files = [_state_of(images.file(number)) for number in range(len(images))]
+        self.files = [state_of(images.file(number)) for number in range(len(images))]
         self.done = 0  # images of the list that were looked at
         self.faults: dict[int, str] = {}  # of those, what was wrong with the unreadable ones
         self.arrays: dict[str, np.memmap] = {}  # (images, ...)
@@ -217,7 +217,7 @@ def _reserve(file, size: int) -> None:
         file.truncate(size)
 
 
-def _state_of(file: Path) -> list[int]:
+def state_of(file: Path) -> list[int]:
     """What tells whether a file has changed: its size and time; empty where there is none."""
     try:
         state = file.stat()

@@ -3,14 +3,16 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from retrieval.blocks import block_sizes
 from retrieval.features import Encoder, Features
+from retrieval.interrupted import Interrupted, Scored
 from retrieval.metrics import (
     PUBLISHED_CUT,
     average_precision,
@@ -21,9 +23,10 @@ from retrieval.metrics import (
     precision_at,
     published_precision_at,
 )
+from retrieval.precision import dtype_of, no_tf32
 from retrieval.ranking import Order, Reordered
 from retrieval.scoring import Scorer, check_mode
-from utils.distributed import gather_objects, is_main, rank, wait_for_all, world_size
+from utils.distributed import gather_objects, is_main, rank, world_size
 from utils.errors import InputError
 
 CUTS = (1, 5, 10, 25, 50, 100, 200)  # k of precision@k
@@ -88,9 +91,11 @@ def evaluate(
     views: str = "plain",
     expand: int = 0,
     shortlist: int = 1000,
+    amp: str = "off",
+    compiled: bool = False,
     device: torch.device,
-    query_block: int,
-    gallery_block: int,
+    query_block: int | None = None,
+    gallery_block: int | None = None,
     workers: int = 0,
     skip_bad: bool = False,
     shared: bool = False,
@@ -99,14 +104,17 @@ def evaluate(
 ) -> Evaluation:
     """Encode each image once, score in blocks, rank, and measure.
 
-    mode, fuse, expand, shortlist: see scoring.py. views: see views.py.
-    queries, gallery: image lists; photos with a query's target are relevant to it. The method is
-    put into evaluation mode and left in the mode it was in. Holds one block of queries, and the
-    gallery's features in main memory (for pairs, all its tokens) unless there is a cache: a folder
-    that keeps features, in `precision`, see cache.py. shared: the processes of torchrun take every
-    n-th query each, and all return the same.
+    mode, fuse, expand, shortlist: see scoring.py. views: see views.py. amp: see precision.py.
+    compiled: the pairs' network by torch.compile. queries, gallery: image lists; photos with a
+    query's target are relevant to it. The method is put into evaluation mode and left in the mode
+    it was in. query_block, gallery_block: images encoded and scored at a time; None: see blocks.py.
+    Holds one block of queries, and the gallery's features in main memory (for pairs, all its
+    tokens) unless there is a cache: a folder that keeps features, in `precision`, see cache.py, and
+    the scores of pairs until all are there, see interrupted.py. shared: the processes of torchrun
+    each encode and score some, and all return the same.
     """
     check_mode(method, mode)
+    dtype = dtype_of(amp, device)
     encoder = Encoder(
         method,
         preprocessing,
@@ -115,17 +123,17 @@ def evaluate(
         skip_bad=skip_bad,
         keep=("retrieval",) if mode == "sa" else ("retrieval", "tokens"),
         views=views,
+        dtype=dtype,
         cache=cache,
         precision=precision,
     )
     first, step = (rank(), world_size()) if shared else (0, 1)
     share = np.arange(first, len(queries), step)
-    was_training = method.training
-    method.eval()
-    try:
+    with _in_evaluation_mode(method), no_tf32():
         started = time.perf_counter()
-        with _main_first() if shared and cache else nullcontext():  # it fills the cache
-            kept, photos, faults = encoder.whole(gallery, gallery_block, "photos encoded")
+        sizes = block_sizes(method, device, dtype, photos=len(gallery), pairs=mode != "sa")
+        query_block, gallery_block = query_block or sizes[0], gallery_block or sizes[1]
+        kept, photos, faults = encoder.whole(gallery, gallery_block, "photos encoded", shared)
         if not kept:
             raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
         gallery = gallery.select(np.array(kept, dtype=np.int64))
@@ -139,16 +147,24 @@ def evaluate(
             expand=expand,
             shortlist=shortlist,
             block=gallery_block,
+            dtype=dtype,
+            compiled=compiled,
             device=device,
         )
-        judge = _Judge(scorer, gallery, _to_check(mode, shortlist, queries, gallery))
+        interrupted = None
+        if cache is not None and mode != "sa":  # vectors are compared in no time
+            settings = [mode, fuse, views, expand, shortlist, str(dtype), precision]
+            interrupted = Interrupted(cache, encoder.weights, queries, gallery, settings)
+        judge = _Judge(
+            scorer, gallery, _to_check(mode, shortlist, queries, gallery), interrupted
+        )
         faults += judge.take_all(encoder, queries.select(share), share, query_block)
         scored = time.perf_counter()
-    finally:
-        method.train(was_training)
     parts = [(judge.scored, faults)]
     if shared:
         parts = gather_objects(parts[0])
+    if interrupted and is_main():
+        interrupted.remove()
     seconds = {"encode_gallery": encoded - started, "encode_and_score_queries": scored - encoded}
     skipped = dict.fromkeys(fault for _, faults in parts for fault in faults)
     blocks = [block for blocks, _ in parts for block in blocks]
@@ -156,13 +172,13 @@ def evaluate(
 
 
 @contextmanager
-def _main_first() -> Iterator[None]:
-    """The first process goes in alone; when it is through, the others follow."""
-    if not is_main():
-        wait_for_all()
-    yield
-    if is_main():
-        wait_for_all()
+def _in_evaluation_mode(method) -> Iterator[None]:
+    was_training = method.training
+    method.eval()
+    try:
+        yield
+    finally:
+        method.train(was_training)
 
 
 def _to_check(mode: str, shortlist: int, queries, gallery) -> np.ndarray:
@@ -172,29 +188,21 @@ def _to_check(mode: str, shortlist: int, queries, gallery) -> np.ndarray:
     return np.unique(np.linspace(0, len(queries) - 1, CHECKED).astype(np.int64))
 
 
-@dataclass
-class _Scored:
-    """A block of scored queries: their numbers in the list, metrics, best photos.
-
-    checked: which of them were scored by all pairs, too; by_pairs: the metrics of those.
-    """
-
-    numbers: np.ndarray
-    values: dict[str, np.ndarray]
-    rankings: np.ndarray
-    similarities: np.ndarray
-    checked: np.ndarray
-    by_pairs: dict[str, np.ndarray]
-
-
 class _Judge:
     """Takes sketches block by block, has the gallery ranked for them and keeps what it measures."""
 
-    def __init__(self, scorer: Scorer, gallery, to_check: np.ndarray):
+    def __init__(
+        self,
+        scorer: Scorer,
+        gallery,
+        to_check: np.ndarray,
+        interrupted: Interrupted | None = None,
+    ):
         self.scorer = scorer
+        self.interrupted = interrupted
         self.photos_of = _by_target(gallery.target)
         self.to_check = to_check
-        self.scored: list[_Scored] = []
+        self.scored: list[Scored] = []
 
     def take_all(self, encoder: Encoder, queries, numbers: np.ndarray, size: int) -> list[str]:
         """Encode and score queries by blocks of `size`; what could not be read.
@@ -204,11 +212,17 @@ class _Judge:
         bad = []
         for read, features, faults in encoder.blocks(queries, size, "sketches scored"):
             bad += faults
-            if read:
-                self.take(features, queries.target[read], numbers[read])
+            if not read:
+                continue
+            scored = self.interrupted and self.interrupted.read(numbers[read])
+            if not scored:
+                scored = self._scored(features, queries.target[read], numbers[read])
+                if self.interrupted:
+                    self.interrupted.write(scored)
+            self.scored.append(scored)
         return bad
 
-    def take(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> None:
+    def _scored(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> Scored:
         """Measure a block of sketches, and some of it by all pairs."""
         order = self.scorer.order(sketches)
         photos, scores = order.best(KEPT)
@@ -219,7 +233,7 @@ class _Judge:
             some = {name: tensor[torch.from_numpy(checked)] for name, tensor in sketches.items()}
             by_pairs = self._measure(self.scorer.order_by_pairs(some), targets[checked])
         best = photos.int().cpu().numpy(), scores.cpu().numpy()
-        self.scored.append(_Scored(numbers, values, *best, checked, by_pairs))
+        return Scored(numbers, values, *best, checked, by_pairs)
 
     def _measure(self, order: Order | Reordered, targets: np.ndarray) -> dict[str, np.ndarray]:
         """Every metric of each query of a block; queries with one target are measured together."""
@@ -240,7 +254,7 @@ def _by_target(targets: np.ndarray) -> dict[int, np.ndarray]:
     return dict(zip(different.tolist(), np.split(order, first[1:]), strict=True))
 
 
-def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:
+def _summary(scored: list[Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:
     """Means of what was measured, overall and by class."""
     if not scored:
         raise InputError("there is no readable sketch to ask with.")
@@ -269,7 +283,7 @@ def _summary(scored: list[_Scored], queries, gallery, seconds: dict, skipped: li
     )
 
 
-def _compared_with_all_pairs(scored: list[_Scored]) -> dict:
+def _compared_with_all_pairs(scored: list[Scored]) -> dict:
     """Evaluation.shortlist."""
     checked = [block for block in scored if block.checked.any()]
     if not checked:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval.cache import FeatureCache, Features, open_cache
+from retrieval.precision import half_where_safe
 from retrieval.views import encode_views
+from utils.distributed import broadcast, from_main, gather_objects, is_main, rank, world_size
 from utils.errors import InputError
 from utils.logs import progress
 
@@ -48,9 +50,10 @@ class Encoder:
     """Makes features of image lists, block by block, each image once.
 
     preprocessing: (file, modality) -> (3, S, S); raises InputError for an unreadable file. keep:
-    names of the features wanted. views: a name in VIEWS. Unreadable images are left out under
-    skip_bad; else: InputError. cache: a folder in which features are kept in `precision`, and
-    looked for before anything is encoded, see cache.py.
+    names of the features wanted. views: a name in VIEWS. dtype: in which the network runs where
+    that is safe. Unreadable images are left out under skip_bad; else: InputError. cache: a folder
+    in which features are kept in `precision`, and looked for before anything is encoded, see
+    cache.py.
     """
 
     method: object
@@ -60,6 +63,7 @@ class Encoder:
     skip_bad: bool
     keep: tuple[str, ...]
     views: str = "plain"
+    dtype: torch.dtype = torch.float32
     cache: Path | None = None
     precision: str = "fp16"
 
@@ -73,68 +77,130 @@ class Encoder:
                 self._check(faults)
                 features = cache.read(first, last)
                 yield numbers, {n: tensor.to(self.device) for n, tensor in features.items()}, faults
-            yield from self._new_blocks(images, cache, size, what)
+            firsts = range(done, len(images), size)
+            yield from self._kept(self._encoded(images, firsts, size, what), cache)
 
-    def whole(self, images, size: int, what: str) -> Block:
-        """A list as one block, encoded by blocks of `size`: in the cache, or in main memory."""
+    def whole(self, images, size: int, what: str, shared: bool = False) -> Block:
+        """A list as one block, encoded by blocks of `size`: in the cache, or in main memory.
+
+        shared: every process of torchrun encodes some of the blocks, and all return the whole.
+        """
         rows: Features = {}
-        with self._opened(images) as cache:
-            kept, bad = cache.seen(0, cache.done) if cache else ([], [])
+        with self._opened(images) if is_main() or not shared else nullcontext() as cache:
+            done = cache.done if cache else 0
+            kept, bad = cache.seen(0, done) if cache else ([], [])
             self._check(bad)
-            for numbers, features, faults in self._new_blocks(images, cache, size, what):
+            firsts = range(from_main(done) if shared else done, len(images), size)
+            encode = self._encoded_by_all if shared else self._encoded
+            for numbers, features, faults in self._kept(encode(images, firsts, size, what), cache):
                 bad += faults
-                if cache is None or not cache.arrays:
+                if (cache is None or not cache.arrays) and (is_main() or not shared):
                     _append(rows, len(kept), features, len(images))
                 kept += numbers
         if cache is not None and cache.arrays:
             rows = cache.features()
-        return kept, {name: tensor[: len(kept)] for name, tensor in rows.items()}, bad
+        rows = {name: tensor[: len(kept)] for name, tensor in rows.items()}
+        if shared and world_size() > 1:
+            kept, bad, in_cache = from_main((kept, bad, cache is not None and bool(cache.arrays)))
+            rows = self._handed_round(rows, images, size, in_cache)
+        return kept, rows, bad
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of the method."""
+        return fingerprint(self.method)
 
     def _opened(self, images) -> AbstractContextManager[FeatureCache | None]:
         if self.cache is None:
             return nullcontext()
-        settings = [self.views, self.keep]
-        cache = open_cache(self.cache, self._weights, images, settings, self.precision)
+        settings = [self.views, self.keep, str(self.dtype)]
+        cache = open_cache(self.cache, self.weights, images, settings, self.precision)
         return closing(cache) if cache else nullcontext()
 
-    @cached_property
-    def _weights(self) -> str:
-        return fingerprint(self.method)
+    def _kept(self, blocks: Iterator[tuple], cache: FeatureCache | None) -> Iterator[Block]:
+        """Encoded blocks, checked and put into the cache."""
+        for numbers, features, faults, count in blocks:
+            self._check(list(faults.values()))
+            if cache:
+                features = cache.add(features, faults, count)
+            yield numbers, features, list(faults.values())
 
-    def _new_blocks(
-        self, images, cache: FeatureCache | None, size: int, what: str
-    ) -> Iterator[Block]:
-        """Encode what the cache does not have."""
-        done = cache.done if cache else 0
-        left = images.select(np.arange(done, len(images)))
+    def _encoded(self, images, firsts: Sequence[int], size: int, what: str) -> Iterator[tuple]:
+        """Blocks that begin at the numbers `firsts`, up to `size` long.
+
+        Each as numbers of the readable images, their features, faults of others by number, and how
+        many images the block has.
+        """
+        blocks = [range(first, min(first + size, len(images))) for first in firsts]
         loader = DataLoader(
-            Images(left, self.preprocessing),
-            batch_size=size,
+            Images(images, self.preprocessing),
+            batch_sampler=blocks,
             num_workers=self.workers,
             collate_fn=list,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global random numbers to training
         )
-        first = done
-        for block in progress(loader, len(loader), what):
-            faults = {first + i: fault for i, (_, fault) in enumerate(block) if fault}
-            self._check(list(faults.values()))
-            numbers, features = self._encode(images, first, block)
-            if cache:
-                features = cache.add(features, faults, len(block))
-            first += len(block)
-            yield numbers, features, list(faults.values())
+        read_blocks = progress(loader, len(loader), what)
+        for block, content in zip(blocks, read_blocks, strict=True):
+            numbered = list(zip(block, content, strict=True))
+            faults = {number: fault for number, (_, fault) in numbered if fault}
+            read = {number: image for number, (image, _) in numbered if image is not None}
+            yield list(read), self._features(images, read), faults, len(block)
 
-    def _encode(self, images, first: int, block: list) -> tuple[list[int], Features]:
-        """Numbers and features of the readable images of a block that begins at number `first`."""
-        read = [i for i, (image, _) in enumerate(block) if image is not None]
-        numbers = [first + i for i in read]
+    def _encoded_by_all(
+        self, images, firsts: Sequence[int], size: int, what: str
+    ) -> Iterator[tuple]:
+        """As _encoded(), each process encoding every n-th block; all of them get every block."""
+        mine = self._encoded(images, firsts[rank() :: world_size()], size, what)
+        for _ in range(0, len(firsts), world_size()):
+            block = next(mine, None)
+            told = None
+            if block:
+                numbers, features, faults, count = block
+                kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in features.items()}
+                told = numbers, kinds, faults, count
+            for source, about in enumerate(gather_objects(told)):
+                if about is None:
+                    continue
+                numbers, kinds, faults, count = about
+                shared = {}
+                for name, (shape, dtype) in kinds.items():
+                    if source == rank():
+                        shared[name] = block[1][name].contiguous()
+                    else:
+                        shared[name] = torch.empty(shape, dtype=dtype, device=self.device)
+                    broadcast(shared[name], source)
+                yield numbers, shared, faults, count
+
+    def _handed_round(self, rows: Features, images, size: int, in_cache: bool) -> Features:
+        """What the first process has in its cache, or in its memory, for all processes."""
+        if in_cache and not is_main():
+            with self._opened(images) as cache:
+                rows = cache.features() if cache and cache.done == len(images) else {}
+        if in_cache and all(gather_objects(bool(rows))):
+            return rows
+        made = {}
+        for name, (shape, dtype) in from_main(
+            {name: (tensor.shape, tensor.dtype) for name, tensor in rows.items()}
+        ).items():
+            made[name] = rows[name] if is_main() else torch.empty(shape, dtype=dtype)
+            for block in made[name].split(size):
+                on_device = block.to(self.device, copy=True)
+                broadcast(on_device, 0)
+                if not is_main():
+                    block.copy_(on_device)
+        return made
+
+    def _features(self, images, read: dict[int, Tensor]) -> Features:
+        """Features of readable images of one modality, by their numbers; retrieval in fp32."""
         if not read:
-            return [], {}
-        batch = torch.stack([block[i][0] for i in read]).to(self.device, non_blocking=True)
-        modality = str(images.modality[numbers[0]])
-        features = encode_views(self.method, batch, modality, self.views)
-        return numbers, {name: features[name] for name in self.keep}
+            return {}
+        batch = torch.stack(list(read.values())).to(self.device, non_blocking=True)
+        modality = str(images.modality[next(iter(read))])
+        with half_where_safe(self.device, self.dtype):
+            features = encode_views(self.method, batch, modality, self.views)
+        features = {name: features[name] for name in self.keep}
+        return features | {"retrieval": features["retrieval"].float()}
 
     def _check(self, faults: list[str]) -> None:
         if faults and not self.skip_bad:

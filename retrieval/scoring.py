@@ -1,6 +1,6 @@
 """How a block of sketches is compared with the gallery: by vectors, by pairs, or by both."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -12,16 +12,18 @@ from retrieval.ranking import Order, Reordered, tie_order
 from utils.errors import InputError
 
 MODES = ("rn", "sa", "rerank")
+SHARE_OF_GPU = 0.5  # of its free memory, for the gallery's features
 
 
 class Scorer:
-    """Ranks a gallery for sketches, in fp32.
+    """Ranks a gallery for sketches. Whatever the network runs in, it ranks numbers in fp32.
 
     photos: features of the whole gallery, (G, ...), on the CPU; paths: their names, which break
     ties. mode: "sa" compares with method.similarity, "rn" scores every pair with
-    method.pair_similarity, "rerank" only the `shortlist` photos of each sketch that "sa" puts
-    first. fuse: how many times method.similarity is added to a pair's score. expand: with how many
-    photos vectors are averaged, see expansion.py. block: photos scored at a time.
+    method.pair_scorer, "rerank" only the `shortlist` photos of each sketch that "sa" puts first.
+    fuse: how many times method.similarity is added to a pair's score. expand: with how many photos
+    vectors are averaged, see expansion.py. block: photos scored at a time. dtype: of the pairs'
+    network; compiled: by torch.compile.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class Scorer:
         expand: int,
         shortlist: int,
         block: int,
+        dtype: torch.dtype,
+        compiled: bool,
         device: torch.device,
     ):
         vectors = photos["retrieval"].to(device)
@@ -50,6 +54,10 @@ class Scorer:
         self.shortlist = shortlist
         self.block = block
         self.device = device
+        self.score_pairs = None
+        if mode != "sa":
+            self.score_pairs = method.pair_scorer(dtype, compiled)
+            self.photos = _on_gpu_if_they_fit(self.photos, dtype, device)
 
     def order(self, sketches: Features) -> Order | Reordered:
         """The gallery's order for Q sketches, by what encode() gives of them."""
@@ -60,31 +68,60 @@ class Scorer:
         if self.mode == "sa":
             return coarse
         shortlist, _ = coarse.best(self.shortlist)  # (Q, K)
-        scores = [
-            self._score_pairs(_only(sketches, query), photos.split(self.block))
-            for query, photos in enumerate(shortlist.cpu())
-        ]
-        return Reordered(coarse, shortlist, torch.cat(scores))
+        return Reordered(coarse, shortlist, self._scores(sketches, shortlist))
 
     def order_by_pairs(self, sketches: Features) -> Order:
         """The order by the scores of all pairs."""
-        firsts = range(0, len(self.vectors), self.block)
-        blocks = [slice(first, first + self.block) for first in firsts]
-        return Order(self._score_pairs(self._expanded(sketches), blocks), self.places)
+        return Order(self._scores(self._expanded(sketches)), self.places)
 
-    def _score_pairs(self, sketches: Features, blocks: Iterable[slice | Tensor]) -> Tensor:
-        """Scores (Q, R) of the pairs of Q sketches with R photos, whose numbers come in blocks."""
-        columns = []
-        for numbers in blocks:
-            photos = {
-                name: tensor[numbers].to(self.device, non_blocking=True).float()
-                for name, tensor in self.photos.items()
-            }
-            scores = self.method.pair_similarity(sketches, photos).float()
-            if self.fuse:
-                scores = scores + self.fuse * self._similarity(sketches, photos["retrieval"])
-            columns.append(scores)
-        return torch.cat(columns, dim=1)
+    def _scores(self, sketches: Features, shortlist: Tensor | None = None) -> Tensor:
+        """Scores of the pairs of Q sketches with all photos (Q, G), or with those listed (Q, K).
+
+        Blocks of photos take turns, in both cases: what depends on a photo alone is then computed
+        once for all the sketches.
+        """
+        numbers, wanted, Q = torch.arange(len(self.vectors)), None, len(sketches["retrieval"])
+        if shortlist is not None:
+            numbers, column = shortlist.cpu().unique(return_inverse=True)  # (U,), (Q, K)
+            wanted = torch.zeros(Q, len(numbers), dtype=torch.bool).scatter_(1, column, True)
+        scores = torch.empty(Q, len(numbers), device=self.device)
+        sketches = self.score_pairs.prepare(sketches, "sketch")
+        first = 0
+        for photos in self._photos(numbers):
+            block = slice(first, first + len(photos["retrieval"]))
+            some = None if wanted is None else wanted[:, block]
+            scores[:, block] = self._scores_of_block(sketches, photos, some)
+            first = block.stop
+        if shortlist is None:
+            return scores
+        return scores.gather(1, column.to(self.device))
+
+    def _scores_of_block(
+        self, sketches: Features, photos: Features, wanted: Tensor | None
+    ) -> Tensor:
+        """Scores (Q, b) of the pairs with a block of photos; nan where they are not wanted."""
+        prepared = self.score_pairs.prepare(photos, "photo")
+        if wanted is None:
+            scores = self.score_pairs(sketches, prepared)
+        else:
+            scores = torch.full(wanted.shape, torch.nan, device=self.device)
+            for query, row in enumerate(wanted):
+                some = row.nonzero()[:, 0].to(self.device)
+                if len(some):
+                    sketch = {n: tensor[query : query + 1] for n, tensor in sketches.items()}
+                    listed = {name: tensor[some] for name, tensor in prepared.items()}
+                    scores[query, some] = self.score_pairs(sketch, listed)[0]
+        if self.fuse:
+            scores = scores + self.fuse * self._similarity(sketches, photos["retrieval"])
+        return scores
+
+    def _photos(self, numbers: Tensor) -> Iterator[Features]:
+        """Features of these photos (U,), by blocks, on the device."""
+        whole = len(numbers) == len(self.vectors)
+        firsts = range(0, len(numbers), self.block)
+        blocks = [slice(f, f + self.block) if whole else numbers[f : f + self.block] for f in firsts]
+        rows = ({n: tensor[_at(tensor, b)] for n, tensor in self.photos.items()} for b in blocks)
+        return _copied_ahead(rows, self.device)
 
     def _similarity(self, sketches: Features, vectors: Tensor) -> Tensor:
         return self.method.similarity(sketches, {"retrieval": vectors}).float()
@@ -100,10 +137,46 @@ def check_mode(method, mode: str) -> None:
     """InputError where the method cannot compare that way."""
     if mode not in MODES:
         raise InputError(f"mode {mode!r}: choose from {MODES}.")
-    if mode != "sa" and method.pair_similarity is None:
+    if mode != "sa" and method.pair_scorer is None:
         raise InputError(f"{method.name} has no pair scores (-r {mode}); use -r sa.")
 
 
-def _only(features: Features, number: int) -> Features:
-    """The features of one image, as a block of one."""
-    return {name: tensor[number : number + 1] for name, tensor in features.items()}
+def _on_gpu_if_they_fit(photos: Features, dtype: torch.dtype, device: torch.device) -> Features:
+    """The gallery's features on the device, its tokens in dtype; on a GPU too small as they are."""
+    if device.type != "cuda":
+        return photos
+    free, _ = torch.cuda.mem_get_info(device)
+    size = sum(tensor.numel() for tensor in photos.values()) * dtype.itemsize
+    if size > SHARE_OF_GPU * free:
+        return photos
+    return {
+        name: tensor if name == "retrieval" else tensor.to(device, dtype)
+        for name, tensor in photos.items()
+    }
+
+
+def _copied_ahead(blocks: Iterable[Features], device: torch.device) -> Iterator[Features]:
+    """The blocks on the device; to a GPU each is copied while the one before is worked on."""
+    if device.type != "cuda":
+        yield from blocks
+        return
+    copies, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    for block in blocks:
+        with torch.cuda.stream(copies):
+            copied = {name: _to_gpu(tensor, device) for name, tensor in block.items()}
+        now.wait_stream(copies)
+        for tensor in copied.values():
+            tensor.record_stream(now)
+        yield copied
+
+
+def _to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copied from pinned memory, so that the program need not wait for it."""
+    if tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _at(tensor: Tensor, numbers: slice | Tensor) -> slice | Tensor:
+    """Numbers of rows as the tensor's device takes them."""
+    return numbers if isinstance(numbers, slice) else numbers.to(tensor.device)

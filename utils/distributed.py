@@ -74,6 +74,21 @@ def gather_objects(content: object) -> list:
     return gathered
 
 
+def from_main(content: object) -> object:
+    """What the first process brings, in every process; any object that can be pickled."""
+    if not dist.is_initialized():
+        return content
+    brought = [content]
+    dist.broadcast_object_list(brought, src=0)
+    return brought[0]
+
+
+def broadcast(tensor: torch.Tensor, source: int) -> None:
+    """Fill the tensor, in every process, with that of the process of this rank."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, src=source)
+
+
 def choose_device(name: str) -> torch.device:
     """'cpu', or the GPU of that number (under torchrun: this process's own).
 

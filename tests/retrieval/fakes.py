@@ -14,7 +14,8 @@ from utils.errors import InputError
 class FakeMethod(nn.Module):
     """Features are a picture's whole numbers times a weight, so that sums are exact and tie often.
 
-    encoded: the number of each image that was encoded, by modality.
+    encoded: the number of each image that was encoded, by modality; prepared: how many times one
+    was made ready for pairs; pairs: how many were scored.
     """
 
     name = "fake"
@@ -27,6 +28,7 @@ class FakeMethod(nn.Module):
         self.settings = {"width": 6}
         self.inputs = {"size": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop": True}
         self.encoded = {"sketch": [], "photo": []}
+        self.prepared = {"sketch": 0, "photo": 0}
         self.pairs = 0
 
     def encode(self, images, modality):
@@ -43,6 +45,27 @@ class FakeMethod(nn.Module):
         self.pairs += len(queries["tokens"]) * len(gallery["tokens"])
         distance = queries["tokens"][:, None, :, None] - gallery["tokens"][None, :, None]
         return -distance.abs().sum(dim=-1).amax(dim=(2, 3))
+
+    def pair_scorer(self, dtype, compiled=False):
+        self.scored_in = dtype
+        return FakePairScorer(self, dtype)
+
+
+class FakePairScorer:
+    """The scores of pairs, which refuses what it has not prepared."""
+
+    def __init__(self, method, dtype):
+        self.method = method
+        self.dtype = dtype
+
+    def prepare(self, features, modality):
+        self.method.prepared[modality] += len(features["tokens"])
+        tokens = features["tokens"].to(self.dtype)
+        return {"retrieval": features["retrieval"], f"{modality} tokens": tokens}
+
+    def __call__(self, queries, gallery):
+        sketches, photos = queries["sketch tokens"].float(), gallery["photo tokens"].float()
+        return self.method.pair_similarity({"tokens": sketches}, {"tokens": photos})
 
 
 def picture(file, modality):

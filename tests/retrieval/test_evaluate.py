@@ -206,7 +206,7 @@ def test_no_sketch_with_a_relevant_photo_is_an_error(method):
 
 
 def test_pair_scores_of_a_method_that_has_none_are_an_error(method, queries, gallery):
-    method.pair_similarity = None
+    method.pair_scorer = None
     with pytest.raises(InputError, match="fake has no pair scores"):
         score(method, queries, gallery, "rn")
 

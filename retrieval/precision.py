@@ -1,0 +1,44 @@
+"""In which precision an evaluation runs its network: fp32, or half precision where that is fast."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+AMP = ("off", "auto", "bf16", "fp16")
+DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_of(amp: str, device: torch.device) -> torch.dtype:
+    """The number format of a name in AMP.
+
+    "auto" is bfloat16 where the device multiplies matrices in it, else float16 on GPUs and float32
+    on CPUs.
+    """
+    if amp != "auto":
+        return DTYPES[amp]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def half_where_safe(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Autocast to dtype; nothing for float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Products and convolutions of float32 are in float32, and not in TF32 with its 10 bits."""
+    products = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
