@@ -61,7 +61,7 @@ LOSSES = {
 }
 """What the losses are; the option of their weight is --<name>_weight."""
 
-BLOCK = 20
+AMP = ("off", "auto", "bf16", "fp16")
 SHORTLIST = 1000
 
 _ARCHITECTURE_DEFAULTS = {
@@ -128,6 +128,20 @@ def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser("Score a checkpoint on the unseen classes of a benchmark.", "test.py")
     _add_shared(parser)
     group = parser.add_argument_group("testing, beyond the published options")
+    group.add_argument(
+        "--amp",
+        choices=AMP,
+        default="off",
+        help="what the network computes in: fp32 without TF32 (off); bfloat16 or fp16 where that "
+        "is safe; auto: bfloat16 where the device is fast in it, else fp16 on a GPU and fp32 on a "
+        "CPU. Scores are ranked in fp32 either way (default %(default)s)",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network that scores pairs with torch.compile, which takes a minute and "
+        "pays on GPUs (default: off)",
+    )
     group.add_argument(
         "--allow_seen",
         action="store_true",
@@ -219,6 +233,67 @@ def quickstart_options(arguments: Sequence[str] | None = None) -> argparse.Names
     return args
 
 
+def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of bench.py; `stage` is the subcommand's name."""
+    parser = _parser("How fast is this machine, as a share of what it could do?", "bench.py")
+    stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    encode = stages.add_parser("encode", help="images to features")
+    pairs = stages.add_parser("pairs", help="scores of pairs by the relation network")
+    metrics = stages.add_parser("metrics", help="all metrics of -r sa, beside the matrix product")
+    evaluate = stages.add_parser("evaluate", help="a whole evaluation by vectors, and by all pairs")
+    for stage in (encode, pairs, metrics, evaluate):
+        _add_device(stage)
+        stage.add_argument("--json", metavar="FILE", help="keep all figures there (default: none)")
+    for stage in (encode, pairs, evaluate):
+        stage.add_argument(
+            "--vit",
+            default="vit_base_patch16_224",
+            metavar="NAME",
+            help="timm's name of the ViT, with random weights (default %(default)s)",
+        )
+        stage.add_argument(
+            "--amp", choices=AMP, default="off", help="as in test.py (default %(default)s)"
+        )
+    for stage in (encode, pairs):
+        stage.add_argument(
+            "--repeat",
+            type=_count(1),
+            default=5,
+            metavar="N",
+            help="measurements, of which the median counts (default %(default)s)",
+        )
+    for stage in (pairs, evaluate):
+        stage.add_argument("--compile", action="store_true", help="as in test.py (default: off)")
+    for option, what, number in (
+        ("--queries", "query vectors", 92_291),
+        ("--photos", "photo vectors", 54_151),
+        ("--width", "numbers of a vector", 768),
+        ("--classes", "classes, of equal size", 30),
+    ):
+        metrics.add_argument(
+            option,
+            type=_count(1),
+            default=number,
+            metavar="N",
+            help=f"{what} (default %(default)s: QuickDraw at ViT-B)",
+        )
+    evaluate.add_argument(
+        "--images",
+        type=_count(1),
+        default=625,
+        metavar="N",
+        help="sketches, and photos (default %(default)s)",
+    )
+    evaluate.add_argument(
+        "--sample",
+        type=_count(1),
+        default=16,
+        metavar="N",
+        help="sketches whose pairs are scored; the rest is extrapolated (default %(default)s)",
+    )
+    return parser.parse_args(arguments)
+
+
 def loss_settings(args: argparse.Namespace) -> dict:
     """The settings of the model that tell how to train, whatever a checkpoint's are."""
     return {name: getattr(args, name) for name in TRAINING_SETTINGS}
@@ -278,6 +353,8 @@ def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
         mode = f"{mode}-{args.views}"
     if args.expand:
         mode = f"{mode}-expand{args.expand}"
+    if args.amp != "off":
+        mode = f"{mode}-{args.amp}"
     part = "all" if args.testall else "part"
     if args.part:
         part = "{}x{}".format(*args.part)
@@ -289,7 +366,6 @@ def resolved(args: argparse.Namespace, settings: dict, classes: int | None = Non
     values = {"test_class": args.test_class, "save": args.save, "cls_number": classes}
     for name in ("d_model", "d_ff", "anchor_number"):
         values[name] = settings[ARCHITECTURE[name]]
-    values |= {"test_sk": args.test_sk, "test_im": args.test_im}
     return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
@@ -663,13 +739,13 @@ def _add_evaluation(group: argparse._ArgumentGroup) -> None:
         "--test_sk",
         type=_count(1),
         metavar="N",
-        help=f"sketches encoded and scored at a time (default: {BLOCK})",
+        help="sketches encoded and scored at a time (default: what suits the memory)",
     )
     group.add_argument(
         "--test_im",
         type=_count(1),
         metavar="N",
-        help=f"photos encoded and scored at a time (default: {BLOCK})",
+        help="photos encoded and scored at a time (default: what suits the memory)",
     )
 
 
@@ -731,8 +807,6 @@ def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) ->
                 )
     if args.part and args.testall:
         parser.error("--part scores a part of what --testall scores: drop one")
-    args.test_sk = args.test_sk or BLOCK
-    args.test_im = args.test_im or BLOCK
     args.given = {name for name in ARCHITECTURE if getattr(args, name) is not None}
     for name, value in _ARCHITECTURE_DEFAULTS.items():
         if getattr(args, name) is None:

@@ -31,9 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"--save_rankings {rankings}: there is no folder {rankings.parent}.")
 
     from utils.distributed import choose_device, init_processes, is_main, leave_processes
+    from utils.memory import keep_freed_memory
 
     start_logging(quiet=not is_main())
     device = choose_device(args.choose_cuda)
+    if device.type == "cpu":
+        keep_freed_memory()
     init_processes(device)
     try:
         return _score(args, device, rankings)
@@ -132,20 +135,31 @@ def _check_unseen(path: Path, checkpoint: dict, queries, allow_seen: bool) -> No
 
 
 def _evaluate(path: Path, method, queries, gallery, args, device):
+    """Score; InputError where the GPU's memory does not suffice."""
+    import torch
+
     from datasets.images import Preprocessing
     from retrieval.evaluate import evaluate
 
-    return evaluate(
-        method,
-        queries,
-        gallery,
-        Preprocessing(**method.inputs),
-        device=device,
-        shared=True,
-        cache=None if args.no_cache else path.parent / "features" / path.stem,
-        precision=args.cache_precision,
-        **evaluation_settings(args),
-    )
+    try:
+        return evaluate(
+            method,
+            queries,
+            gallery,
+            Preprocessing(**method.inputs),
+            amp=args.amp,
+            compiled=args.compile,
+            device=device,
+            shared=True,
+            cache=None if args.no_cache else path.parent / "features" / path.stem,
+            precision=args.cache_precision,
+            **evaluation_settings(args),
+        )
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{device}: its memory does not suffice ({str(error).splitlines()[0]}). Take fewer "
+            "images at a time (--test_sk 16 --test_im 16), or --amp auto."
+        ) from error
 
 
 def _table(evaluation) -> str:

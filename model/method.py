@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MODALITIES = ("sketch", "photo")
+NO_LENGTH = 1e-12  # of vectors, as in torch's normalize
 Features = dict[str, Tensor]
 """Features of B images by name, each tensor with B as its first dimension: (B, ...)."""
 
@@ -52,10 +53,10 @@ class Method(nn.Module, ABC):
         """Start from pretrained weights: of a file, or (None) the usual ones; says which."""
 
     def similarity(self, queries: Features, gallery: Features) -> Tensor:
-        """Cosine of the retrieval vectors: (Q, G), larger is closer."""
-        queries = F.normalize(queries["retrieval"], dim=-1)  # (Q, D)
-        gallery = F.normalize(gallery["retrieval"], dim=-1)  # (G, D)
-        return queries @ gallery.T
+        """Cosine of the retrieval vectors: (Q, G), larger is closer; 0 where a vector is zero."""
+        queries, gallery = F.normalize(queries["retrieval"], dim=-1), gallery["retrieval"]
+        products = queries @ gallery.T  # divided afterwards: no copy of a large gallery
+        return products / torch.linalg.vector_norm(gallery, dim=-1).clamp(min=NO_LENGTH)
 
     # A method that can score a pair by looking at both images at once defines
     # pair_scorer(dtype, compiled) -> an object with two methods that take what encode() gives:

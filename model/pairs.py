@@ -93,13 +93,16 @@ class PairScorer:
         numbers = 2 * own.shape[1] * (4 * own.shape[2] + 2 * self.layers[0][0].hidden)
         return max(1, WORKING_SET[own.device.type] // (numbers * own.element_size()))
 
-    def operations(self, tokens: Tensor) -> int:
-        """Multiplications and additions of matrix products for a pair of images (., N, D)."""
+    def operations(self, tokens: Tensor, every: bool = False) -> int:
+        """Multiplications and additions of matrix products for a pair of images (., N, D).
+
+        every: as if all tokens were updated, also those that are not read.
+        """
         N, D = tokens.shape[1:]
         hidden = self.layers[0][0].hidden
         layers = 0
         for number in range(len(self.layers)):
-            n = N if number else len(self._updated(tokens))
+            n = N if number or every else len(self._updated(tokens))
             layers += n * (2 * N * D + D * D + 2 * D * hidden) + bool(number) * 3 * N * D * D
         maps = [layer for layer in self.relation.score if isinstance(layer, torch.nn.Linear)]
         anchors, width, reduction = math.isqrt(maps[0].in_features), D, 0

@@ -28,6 +28,7 @@ from retrieval.ranking import Order, Reordered
 from retrieval.scoring import Scorer, check_mode
 from utils.distributed import gather_objects, is_main, rank, world_size
 from utils.errors import InputError
+from utils.logs import log
 
 CUTS = (1, 5, 10, 25, 50, 100, 200)  # k of precision@k
 KEPT = 200  # photos kept of each ranking
@@ -133,6 +134,7 @@ def evaluate(
         started = time.perf_counter()
         sizes = block_sizes(method, device, dtype, photos=len(gallery), pairs=mode != "sa")
         query_block, gallery_block = query_block or sizes[0], gallery_block or sizes[1]
+        log.info("%d sketches and %d photos at a time, in %s", query_block, gallery_block, dtype)
         kept, photos, faults = encoder.whole(gallery, gallery_block, "photos encoded", shared)
         if not kept:
             raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
@@ -155,17 +157,18 @@ def evaluate(
         if cache is not None and mode != "sa":  # vectors are compared in no time
             settings = [mode, fuse, views, expand, shortlist, str(dtype), precision]
             interrupted = Interrupted(cache, encoder.weights, queries, gallery, settings)
-        judge = _Judge(
-            scorer, gallery, _to_check(mode, shortlist, queries, gallery), interrupted
-        )
+        judge = _Judge(scorer, gallery, _to_check(mode, shortlist, queries, gallery), interrupted)
         faults += judge.take_all(encoder, queries.select(share), share, query_block)
-        scored = time.perf_counter()
+        seconds = {
+            "encode_gallery": encoded - started,
+            "encode_queries": time.perf_counter() - encoded - judge.seconds,
+            "score_queries": judge.seconds,
+        }
     parts = [(judge.scored, faults)]
     if shared:
         parts = gather_objects(parts[0])
     if interrupted and is_main():
         interrupted.remove()
-    seconds = {"encode_gallery": encoded - started, "encode_and_score_queries": scored - encoded}
     skipped = dict.fromkeys(fault for _, faults in parts for fault in faults)
     blocks = [block for blocks, _ in parts for block in blocks]
     return _summary(blocks, queries, gallery, seconds, list(skipped))
@@ -203,6 +206,7 @@ class _Judge:
         self.photos_of = _by_target(gallery.target)
         self.to_check = to_check
         self.scored: list[Scored] = []
+        self.seconds = 0.0  # that scoring took, encoding left aside
 
     def take_all(self, encoder: Encoder, queries, numbers: np.ndarray, size: int) -> list[str]:
         """Encode and score queries by blocks of `size`; what could not be read.
@@ -214,12 +218,14 @@ class _Judge:
             bad += faults
             if not read:
                 continue
+            started = time.perf_counter()
             scored = self.interrupted and self.interrupted.read(numbers[read])
             if not scored:
                 scored = self._scored(features, queries.target[read], numbers[read])
                 if self.interrupted:
                     self.interrupted.write(scored)
             self.scored.append(scored)
+            self.seconds += time.perf_counter() - started
         return bad
 
     def _scored(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> Scored:
@@ -288,11 +294,14 @@ def _compared_with_all_pairs(scored: list[Scored]) -> dict:
     checked = [block for block in scored if block.checked.any()]
     if not checked:
         return {}
+    order = np.concatenate([block.numbers[block.checked] for block in checked]).argsort()
+    parts = {
+        "reranked": {n: [block.values[n][block.checked] for block in checked] for n in PER_QUERY},
+        "all_pairs": {n: [block.by_pairs[n] for block in checked] for n in PER_QUERY},
+    }
     values = {
-        "reranked": {
-            n: np.concatenate([b.values[n][b.checked] for b in checked]) for n in PER_QUERY
-        },
-        "all_pairs": {n: np.concatenate([b.by_pairs[n] for b in checked]) for n in PER_QUERY},
+        kind: {n: np.concatenate(part)[order] for n, part in columns.items()}
+        for kind, columns in parts.items()
     }
     counted = ~np.isnan(values["all_pairs"]["map_all"])
     if not counted.any():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -83,14 +82,19 @@ class Encoder:
     def whole(self, images, size: int, what: str, shared: bool = False) -> Block:
         """A list as one block, encoded by blocks of `size`: in the cache, or in main memory.
 
-        shared: every process of torchrun encodes some of the blocks, and all return the whole.
+        shared: every process of torchrun encodes some of the blocks, and all return the whole; the
+        smallest `size` is that of all.
         """
         rows: Features = {}
+        if shared:
+            size = min(gather_objects(size))
         with self._opened(images) if is_main() or not shared else nullcontext() as cache:
             done = cache.done if cache else 0
             kept, bad = cache.seen(0, done) if cache else ([], [])
+            if shared:
+                done, bad = from_main((done, bad))
             self._check(bad)
-            firsts = range(from_main(done) if shared else done, len(images), size)
+            firsts = range(done, len(images), size)
             encode = self._encoded_by_all if shared else self._encoded
             for numbers, features, faults in self._kept(encode(images, firsts, size, what), cache):
                 bad += faults

@@ -119,7 +119,9 @@ class Scorer:
         """Features of these photos (U,), by blocks, on the device."""
         whole = len(numbers) == len(self.vectors)
         firsts = range(0, len(numbers), self.block)
-        blocks = [slice(f, f + self.block) if whole else numbers[f : f + self.block] for f in firsts]
+        blocks = [
+            slice(f, f + self.block) if whole else numbers[f : f + self.block] for f in firsts
+        ]
         rows = ({n: tensor[_at(tensor, b)] for n, tensor in self.photos.items()} for b in blocks)
         return _copied_ahead(rows, self.device)
 

@@ -34,13 +34,13 @@ PUBLISHED_DEFAULTS = {
     "load": None,
     "retrieval": "rn",
     "testall": False,
-    "test_sk": 20,
-    "test_im": 20,
+    "test_sk": None,
+    "test_im": None,
     "num_workers": 4,
     "choose_cuda": "0",
     "seed": 2021,
 }
-"""None: follows from the data, from the ViT (768, 1024 and 49 for ViT-B), or is not used."""
+"""None: follows from the data, the ViT (768, 1024, 49 for ViT-B), the memory, or is not used."""
 
 OF_RECIPES = ("batch", "epoch", "datasetLen", "learning_rate", "weight_decay")
 """Those that a recipe sets; test.py, which ignores them, leaves them None."""
@@ -519,6 +519,7 @@ def test_choices_are_the_tables_of_the_code(monkeypatch):
     from datasets.batches import BATCHES
     from model.relation import DOWNSAMPLING
     from model.zse import RELATION_LOSSES
+    from retrieval.precision import AMP
 
     parser = _parser(lambda: options.train_options([]), monkeypatch)
     choices = {action.dest: action.choices for action in parser._actions if action.choices}
@@ -526,9 +527,20 @@ def test_choices_are_the_tables_of_the_code(monkeypatch):
     assert set(choices["draws"]) == set(BATCHES)
     assert set(choices["relation_loss"]) == set(RELATION_LOSSES)
     assert set(choices["downsampling"]) == set(DOWNSAMPLING)
+    parser = _parser(lambda: options.test_options([]), monkeypatch)
+    assert next(a.choices for a in parser._actions if a.dest == "amp") == AMP
+
+
+@pytest.mark.parametrize(("words", "mode"), [([], "rn"), (["--amp", "bf16"], "rn-bf16")])
+def test_results_in_another_precision_have_a_file_of_their_own(words, mode):
+    name = options.result_name(options.test_options(words), "best.pth", "json")
+    assert name == f"best.test_class_sketchy25.{mode}.part.json"
 
 
 def test_options_of_testing_alone(capsys):
+    assert (options.test_options([]).amp, options.test_options([]).compile) == ("off", False)
+    args = options.test_options(["--amp", "auto", "--compile"])
+    assert (args.amp, args.compile) == ("auto", True)
     args = options.test_options([])
     assert (args.allow_seen, args.save_rankings, args.save_pictures) == (False, None, None)
     words = "--allow_seen --save_rankings file.npz --save_pictures 20"

@@ -1,0 +1,46 @@
+"""Images without meaning, to measure with."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from datasets.benchmark import ImageList
+
+SIDE = 256  # px
+STROKES, PATCHES = 8, 16
+
+
+def noise_list(root: Path, names: list[str], targets: np.ndarray, modality: str) -> ImageList:
+    """A list of images of one modality, by the names of their files; targets: (len(names),)."""
+    columns = {
+        "path": names,
+        "class_name": [f"class {target}" for target in targets.tolist()],
+        "modality": [modality] * len(names),
+        "origin": ["noise"] * len(names),
+        "location": [""] * len(names),
+    }
+    plain = {name: np.array(column, dtype=object) for name, column in columns.items()}
+    return ImageList(root=root, target=targets, **plain)
+
+
+def draw_noise(folder: Path, modality: str, count: int, seed: int) -> ImageList:
+    """Write `count` files, sketches of random strokes or photos of coloured patches; their list."""
+    random = np.random.default_rng(seed)
+    draw, ending = {"sketch": (_sketch, "png"), "photo": (_photo, "jpg")}[modality]
+    names = [f"{modality}_{number:05}.{ending}" for number in range(count)]
+    for name in names:
+        draw(random).save(folder / name)
+    return noise_list(folder, names, np.zeros(count, dtype=np.int64), modality)
+
+
+def _sketch(random: np.random.Generator) -> Image.Image:
+    image = Image.new("RGB", (SIDE, SIDE), "white")
+    strokes = random.integers(20, SIDE - 20, 2 * STROKES).tolist()
+    ImageDraw.Draw(image).line(strokes, fill="black", width=3)
+    return image
+
+
+def _photo(random: np.random.Generator) -> Image.Image:
+    patches = random.integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
