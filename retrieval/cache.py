@@ -110,7 +110,8 @@ class FeatureCache:
             return features
         row = self._readable()
         for name, tensor in features.items():
-            self.arrays[name][row : row + len(tensor)] = tensor.cpu().numpy()
+            rows = tensor.cpu().float().numpy()  # which knows no bfloat16
+            self.arrays[name][row : row + len(tensor)] = rows
         self.faults |= faults
         self.done += count
         if self.arrays and time.monotonic() - self.written > SECONDS_BETWEEN_INDEXES:

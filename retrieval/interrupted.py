@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class Interrupted:
                 }
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             log.warning("%s cannot be used (%s): scoring again.", self._file(numbers), error)
             return None
         return Scored(**plain, **nested) if np.array_equal(plain["numbers"], numbers) else None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sample_data import write_benchmark
 
+import bench
 import prepare
 import quickstart
 import test
@@ -22,6 +23,14 @@ COMMAND = re.compile(
     r"^(?:nohup )?(python \S+\.py|python -m model\.published|torchrun \S+ \S+\.py) "
 )
 SMALL = shlex.split("--batch 3 --datasetLen 6 --epoch 1 -c cpu --num_workers 0")
+
+OF_PAIRS = ["--vit", "test_vit", "--repeat", "1"]
+BENCH = {
+    "encode": OF_PAIRS,
+    "pairs": OF_PAIRS,
+    "metrics": shlex.split("--queries 30 --photos 30 --width 8 --classes 3"),
+    "evaluate": ["--vit", "test_vit", "--images", "3"],
+}
 
 
 def readme_commands() -> list[str]:
@@ -60,6 +69,7 @@ def test_the_readme_has_commands_for_every_dataset_and_program():
         "test.py",
         "prepare.py",
         "quickstart.py",
+        "bench.py",
         "synthetic",
         "model.published",
         "tu_berlin",
@@ -94,6 +104,9 @@ def test_every_command_of_the_readme_runs(place, monkeypatch):
         elif "prepare.py" in command:
             more = ["--data_path", "drawn", "--instances", "2", "--size", "32"]
             assert prepare.main([*arguments, *more]) == 0, command
+        elif "bench.py" in command:
+            more = ["-c", "cpu", *BENCH[arguments[0]]]
+            assert bench.main([*arguments, *more]) == 0, command
         elif "quickstart.py" in command:
             more = shlex.split("-c cpu --batch 3 --datasetLen 6 --epoch 1")
             assert quickstart.main([*arguments, *more]) == 0, command

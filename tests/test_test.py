@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +19,7 @@ from sklearn.metrics import average_precision_score
 
 import test
 from datasets import load_benchmark
+from datasets.images import Preprocessing
 from model import build_model
 from model.published import to_published
 from retrieval import pictures
@@ -76,7 +79,7 @@ def test_prints_published_metrics_and_writes_json_beside_the_checkpoint(
         assert name in content
     assert content["chance"]["accuracy@1"] == pytest.approx(5 / 15)  # photos a class, photos
     assert len(content["by_class"]) == 3
-    assert content["seconds"].keys() == {"encode_gallery", "encode_and_score_queries"}
+    assert content["seconds"].keys() == {"encode_gallery", "encode_queries", "score_queries"}
     assert content["options"]["retrieval"] == mode
 
 
@@ -249,6 +252,182 @@ def test_two_processes_score_what_one_does(data, checkpoint, tmp_path):
     one, two = np.load(alone), np.load(shared)
     assert (one["queries"] == two["queries"]).all()
     assert np.allclose(one["similarity"], two["similarity"], atol=1e-5)
+
+
+ONE_PROCESS = """
+import json, os, sys
+from pathlib import Path
+
+import test
+from datasets.images import Preprocessing
+from model.zse import ZSE
+from utils.errors import InputError
+
+folder, prepare, encode = Path(sys.argv[1]), Preprocessing.__call__, ZSE.encode
+
+def prepared(self, file, modality):
+    read.append(str(file))
+    return prepare(self, file, modality)
+
+def encoded(self, images, modality):
+    count[modality] += len(images)
+    return encode(self, images, modality)
+
+Preprocessing.__call__, ZSE.encode = prepared, encoded
+ends = {}
+for name, (port, words) in json.loads((folder / "cases.json").read_text()).items():
+    os.environ["MASTER_PORT"] = port
+    read, count = [], {"sketch": 0, "photo": 0}
+    try:
+        end = test.main(words)
+    except InputError as error:
+        end = str(error)
+    ends[name] = {"end": end, "read": read, "count": count}
+(folder / f"{os.environ['RANK']}.json").write_text(json.dumps(ends))
+"""
+RN, RERANK = ["-r", "rn"], ["-r", "rerank", "--shortlist", "4"]
+CASES = {  # folder of the checkpoint; options
+    "no cache": ("no cache", [*RN, "--no_cache"]),
+    "new cache": ("new cache", RN),
+    "half a cache": ("half a cache", RN),
+    "whole cache": ("new cache", RERANK),
+    "skip_bad": ("skip_bad", [*RN, "--skip_bad"]),
+    "a bad photo, no cache": ("a bad photo, no cache", [*RN, "--no_cache"]),
+    "a bad photo, whole cache": ("skip_bad", RN),
+}
+STOPPED_AT, BAD = 7, 5  # photos
+
+
+def result(folder, mode):
+    """What JSON and rankings say, without what differs from run to run."""
+    content = json.loads(next(folder.glob(f"*.{mode}*.all.json")).read_text())
+    own = ("checkpoint", "options", "environment", "seconds")
+    with np.load(folder / f"{mode}.npz") as arrays:
+        return {n: value for n, value in content.items() if n not in own}, dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def photos_of(data, tmp_path_factory):
+    """The photos of each case, and the folder they lie in: one is no picture where it is bad."""
+    damaged = tmp_path_factory.mktemp("damaged")
+    write_benchmark(damaged)
+
+    def photos(name):
+        root = damaged if "bad" in name else data
+        gallery = load_benchmark("sketchy_extend", "test_class_sketchy25", root, seen=False).gallery
+        return root, [str(gallery.file(number)) for number in range(len(gallery))]
+
+    Path(photos("bad")[1][BAD]).write_bytes(b"no picture")
+    return photos
+
+
+@pytest.fixture(scope="module")
+def ends(photos_of, tmp_path_factory):
+    """Every case in two processes: a folder a case with results, and what each process did."""
+    folder = tmp_path_factory.mktemp("two processes")
+    write_checkpoint(folder / "checkpoint.pth", classes=["pig"])
+    cases = {}
+    for name, (place, options) in CASES.items():
+        root, _ = photos_of(name)
+        (folder / place).mkdir(exist_ok=True)
+        checkpoint = folder / place / "best_checkpoint.pth"
+        shutil.copy(folder / "checkpoint.pth", checkpoint)
+        words = ["--data_path", root, "-c", "cpu", "--num_workers", 0, "-l", checkpoint]
+        words += ["--testall", "--test_sk", 1, "--test_im", 2, *options]
+        words += ["--save_rankings", folder / place / f"{options[1]}.npz"]
+        cases[name] = free_port(), [str(word) for word in words]
+    interrupt(cases["half a cache"][1], photos_of("half a cache")[1][STOPPED_AT])
+    (folder / "cases.json").write_text(json.dumps(cases))
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_PROCESS, folder],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, **world, "RANK": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "".join(said)
+    return folder, [json.loads((folder / f"{number}.json").read_text()) for number in (0, 1)]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def interrupt(words, photo):
+    """Run test.py, which is stopped at this photo."""
+    prepare = Preprocessing.__call__
+
+    def stopped(self, file, modality):
+        if str(file) == photo:
+            raise KeyboardInterrupt
+        return prepare(self, file, modality)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Preprocessing, "__call__", stopped)
+        test.main(words)
+
+
+@pytest.fixture
+def one_thread():
+    """As many as each of two processes has: sums are then made in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("a bad")])
+def test_two_processes_find_what_one_does_and_encode_each_image_once(
+    photos_of, ends, checkpoint, tmp_path, one_thread, name
+):
+    folder, processes = ends
+    root, photos = photos_of(name)
+    place, options = CASES[name]
+    if name == "half a cache":
+        photos = photos[STOPPED_AT // 2 * 2 :]
+    if name == "whole cache":
+        photos = []
+    words = ["--testall", "--test_sk", 1, "--test_im", 2, *options]
+    mode = options[1]
+    run(root, "-l", checkpoint, *words, "--save_rankings", tmp_path / f"{mode}.npz")
+    (alone, one), (together, other) = result(tmp_path, mode), result(folder / place, mode)
+    assert together == alone
+    for column in ("queries", "gallery", "ranking"):
+        np.testing.assert_array_equal(other[column], one[column])
+    np.testing.assert_allclose(other["similarity"], one["similarity"], rtol=0, atol=1e-6)
+    assert [process[name]["end"] for process in processes] == [0, 0]
+    read = [file for process in processes for file in process[name]["read"]]
+    assert sorted(set(read) & set(photos_of(name)[1])) == sorted(photos)
+    unreadable = "skip_bad" in name
+    encoded = [process[name]["count"] for process in processes]
+    assert sum(count["photo"] for count in encoded) == len(photos) - unreadable
+    if photos:  # shared fairly, by blocks of two
+        assert abs(encoded[0]["photo"] - encoded[1]["photo"]) <= 2
+    sketches = [count["sketch"] for count in encoded]
+    assert sketches == ([0, 0] if name == "whole cache" else [6, 6])
+    assert len(set(read)) == len(read) == len(photos) + sum(sketches)
+    assert together["counts"]["skipped"] == len(together["skipped"]) == unreadable
+    assert not list((folder / place).glob("features/*/*.scores"))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("a bad")])
+def test_two_processes_refuse_an_unreadable_photo_in_the_same_words(photos_of, ends, name):
+    _, processes = ends
+    one, other = (process[name]["end"] for process in processes)
+    assert one == other
+    assert photos_of(name)[1][BAD] in one and "--skip_bad" in one
 
 
 # ---- pictures

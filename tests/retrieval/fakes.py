@@ -1,6 +1,11 @@
-"""A method without a network and image lists without files, for the tests of retrieval/."""
+"""A method without a network, image lists and processes for the tests of retrieval/."""
 
+import pickle
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,7 @@ import torch
 from torch import nn
 
 from datasets.benchmark import ImageList
+from retrieval import evaluate, features
 from utils.errors import InputError
 
 
@@ -90,3 +96,52 @@ def image_list(modality, targets, broken=()):
         origin=np.array([f"{modality}s.txt, line {i + 1}" for i in range(len(targets))], object),
         location=np.array([""] * len(targets), dtype=object),
     )
+
+
+def on_disk(images, root):
+    """The same list, whose files lie below `root`, each of other bytes."""
+    images = replace(images, root=root)
+    for number in range(len(images)):
+        images.file(number).parent.mkdir(parents=True, exist_ok=True)
+        images.file(number).write_bytes(b"picture %d" % number)
+    return images
+
+
+class World:
+    """The processes of torchrun, played by threads that meet as utils/distributed.py has it."""
+
+    SECONDS = 10  # without the others; real processes would wait for ever
+
+    def __init__(self, size):
+        self.size = size
+        self.here = threading.local()
+        self.meeting = threading.Barrier(size, timeout=self.SECONDS)
+        self.brought = {}
+
+    def run(self, monkeypatch, work):
+        """What work(rank) returns, or the exception it ends with, of each process."""
+        told = {
+            "rank": lambda: self.here.rank,
+            "world_size": lambda: self.size,
+            "is_main": lambda: self.here.rank == 0,
+            "gather_objects": self._gather,
+            "from_main": lambda content: self._gather(content)[0],
+            "broadcast": lambda tensor, source: tensor.copy_(self._gather(tensor)[source]),
+            "no_tf32": nullcontext,  # a setting of the process, which threads share
+        }
+        with monkeypatch.context() as patch, ThreadPoolExecutor(self.size) as pool:
+            for module in (features, evaluate):
+                for name in vars(module).keys() & told.keys():
+                    patch.setattr(module, name, told[name])
+            ends = [pool.submit(self._start, number, work) for number in range(self.size)]
+            return [end.exception() or end.result() for end in ends]
+
+    def _start(self, number, work):
+        self.here.rank = number
+        return work(number)
+
+    def _gather(self, content):
+        self.meeting.wait()  # the former round is over
+        self.brought[self.here.rank] = pickle.dumps(content)
+        self.meeting.wait()
+        return [pickle.loads(self.brought[number]) for number in range(self.size)]

@@ -3,12 +3,11 @@
 import json
 import logging
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, image_list, picture
+from fakes import FakeMethod, image_list, on_disk, picture
 from filelock import FileLock
 
 from retrieval import cache as cache_module
@@ -27,11 +26,7 @@ def folder(tmp_path):
 @pytest.fixture
 def photos(tmp_path):
     """Nine photos, whose files exist."""
-    images = replace(image_list("photo", [0, 1, 2] * 3), root=tmp_path)
-    (tmp_path / "photo").mkdir()
-    for number in range(len(images)):
-        images.file(number).write_bytes(b"a picture")
-    return images
+    return on_disk(image_list("photo", [0, 1, 2] * 3), tmp_path)
 
 
 def encoder(method, folder, **settings):

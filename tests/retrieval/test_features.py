@@ -1,12 +1,15 @@
 """Encoding a list block by block, and the fingerprint of what was encoded."""
 
 import dataclasses
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
-from fakes import image_list, picture
+from fakes import FakeMethod, World, image_list, on_disk, picture
 
+from retrieval import cache as cache_module
+from retrieval import features as features_module
 from retrieval.features import Encoder, fingerprint
 from utils.errors import InputError
 
@@ -59,6 +62,180 @@ def test_numbers_leave_out_unreadable_images(method):
     assert blocks[1][1] == {}
     with pytest.raises(InputError, match=r"1-broken\.png: unreadable .* photos\.txt, line 2"):
         encode(method, images)
+
+
+# ---- a gallery, encoded by several processes
+
+TARGETS = [0, 1, 2] * 3
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "features"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return on_disk(image_list("photo", TARGETS), tmp_path)
+
+
+def whole(method, images, folder, size=2, shared=False, skip_bad=True, preprocessing=picture):
+    encoder = Encoder(
+        method,
+        preprocessing,
+        CPU,
+        workers=0,
+        skip_bad=skip_bad,
+        keep=("retrieval", "tokens"),
+        cache=folder,
+    )
+    with torch.inference_mode():
+        return encoder.whole(images, size, "photos encoded", shared)
+
+
+def shared_by(count, images, folder, monkeypatch, size=2, **settings):
+    """What each of `count` processes returns, and the numbers of the photos that each encoded."""
+    methods = [FakeMethod().eval() for _ in range(count)]
+    sizes = [size] * count if isinstance(size, int) else size
+
+    def work(rank):
+        return whole(methods[rank], images, folder, sizes[rank], shared=True, **settings)
+
+    made = World(count).run(monkeypatch, work)
+    return made, [method.encoded["photo"] for method in methods]
+
+
+def assert_same(made, expected):
+    """Of one process, whatever the features are kept in."""
+    assert made[0] == expected[0] and made[2] == expected[2]
+    assert made[1].keys() == expected[1].keys()
+    for name, tensor in made[1].items():
+        assert torch.equal(tensor.float(), expected[1][name].float())
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 100])
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("cached", [False, True])
+def test_processes_encode_each_photo_once_and_all_have_all(
+    method, photos, folder, monkeypatch, count, size, cached
+):
+    expected = whole(method, photos, None)
+    made, encoded = shared_by(count, photos, folder if cached else None, monkeypatch, size)
+    for each in made:
+        assert_same(each, expected)
+        assert each[1]["tokens"].dtype == (torch.float16 if cached else torch.float32)
+    blocks = [list(range(first, min(first + size, 9))) for first in range(0, 9, size)]
+    assert encoded == [list(chain(*blocks[rank::count])) for rank in range(count)]
+    if cached:  # by one process or by several, it is the same cache
+        method.encoded["photo"].clear()
+        assert_same(whole(method, photos, folder), expected)
+        assert method.encoded["photo"] == []
+
+
+def stop(photos, folder, at):
+    """Encode until this photo comes."""
+
+    def stopped(file, modality):
+        if file.name.startswith(f"{at}-"):
+            raise KeyboardInterrupt
+        return picture(file, modality)
+
+    with pytest.raises(KeyboardInterrupt):
+        whole(FakeMethod().eval(), photos, folder, preprocessing=stopped)
+
+
+@pytest.mark.parametrize("done", [0, 4, 6, 8])
+def test_processes_go_on_where_one_was_stopped(method, photos, folder, monkeypatch, done):
+    expected = whole(method, photos, None)
+    stop(photos, folder, at=done)
+    made, encoded = shared_by(2, photos, folder, monkeypatch)
+    assert sorted(encoded[0] + encoded[1]) == list(range(done, 9))
+    for each in made:
+        assert_same(each, expected)
+    made, encoded = shared_by(2, photos, folder, monkeypatch)
+    assert encoded == [[], []]
+    for each in made:
+        assert_same(each, expected)
+
+
+def no_room(monkeypatch):
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: type("", (), {"free": 3}))
+
+
+def no_index(monkeypatch):
+    def refuse(path, content):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(cache_module, "write_json", refuse)
+
+
+def not_for_others(monkeypatch):
+    """The first process alone sees the folder."""
+    opened = features_module.open_cache
+    monkeypatch.setattr(
+        features_module,
+        "open_cache",
+        lambda *arguments: opened(*arguments) if features_module.is_main() else None,
+    )
+
+
+@pytest.mark.parametrize("refuse", [no_room, no_index, not_for_others])
+@pytest.mark.parametrize("done", [0, 4])
+def test_what_others_cannot_read_from_disk_is_told_them(
+    method, photos, folder, monkeypatch, refuse, done
+):
+    expected = whole(method, photos, None)
+    stop(photos, folder, at=done)
+    refuse(monkeypatch)
+    made, encoded = shared_by(3, photos, folder, monkeypatch)
+    assert sorted(chain(*encoded)) == list(range(done, 9))
+    for each in made:
+        assert_same(each, expected)
+
+
+def test_processes_of_less_memory_decide_on_the_blocks(method, photos, folder, monkeypatch):
+    made, encoded = shared_by(2, photos, folder, monkeypatch, size=[100, 2])
+    assert encoded == [[0, 1, 4, 5, 8], [2, 3, 6, 7]]
+    for each in made:
+        assert_same(each, whole(method, photos, None))
+
+
+BROKEN = [(4,), (0, 1), (0, 8), (2, 3, 6, 7), tuple(range(9))]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("cached", [False, True])
+def test_processes_leave_out_the_same_photos(method, folder, monkeypatch, broken, cached):
+    images = image_list("photo", TARGETS, broken)
+    expected = whole(method, images, None)
+    assert len(expected[2]) == len(broken)
+    for _ in range(2):  # the second time from what is kept
+        made, encoded = shared_by(2, images, folder if cached else None, monkeypatch)
+        for each in made:
+            assert_same(each, expected)
+    if cached and len(broken) < 9:
+        assert encoded == [[], []]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("kept", ["not kept", "new", "kept with --skip_bad"])
+def test_processes_refuse_an_unreadable_photo_in_the_same_words(
+    method, folder, monkeypatch, broken, kept
+):
+    images = image_list("photo", TARGETS, broken)
+    if kept == "kept with --skip_bad":
+        whole(method, images, folder)
+    place = None if kept == "not kept" else folder
+    ends, _ = shared_by(2, images, place, monkeypatch, skip_bad=False)
+    assert [type(end) for end in ends] == [InputError, InputError]
+    assert str(ends[0]) == str(ends[1])
+    assert f"{broken[0]}-broken.png: unreadable" in str(ends[0]) and "--skip_bad" in str(ends[0])
+
+
+def test_without_sharing_each_process_is_alone(method, photos, folder, monkeypatch):
+    ends = World(2).run(monkeypatch, lambda rank: whole(FakeMethod().eval(), photos, None))
+    for end in ends:
+        assert_same(end, whole(method, photos, None))
 
 
 # ---- fingerprint

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.ranking import Order, Reordered, tie_order
+from retrieval import ranking as ranking_module
+from retrieval.ranking import WORTH_THREADS, Order, Reordered, tie_order
 
 PATHS = np.array([f"class_{i // 4}/photo {i}.jpg" for i in range(12)], dtype=object)
 
@@ -167,3 +168,71 @@ def test_reordering_puts_the_first_anew_and_leaves_the_rest(levels, again, short
     assert ranks.tolist() == [list(range(1, 13))] * 2
     for count in (0, 3, 12):
         assert torch.equal(both.best(count)[0], photos[:, :count])
+
+
+# ---- sorting by several threads
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """How many threads each sort has taken, where torch has four."""
+    made = []
+    pool = ranking_module.ThreadPoolExecutor
+
+    def counted(threads):
+        made.append(threads)
+        return pool(threads)
+
+    monkeypatch.setattr(ranking_module, "ThreadPoolExecutor", counted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    return made
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 6, 11])  # fewer than threads, and not a multiple
+def test_several_threads_sort_as_one_does(pools, rows):
+    random = torch.Generator().manual_seed(rows)
+    columns = WORTH_THREADS // rows + 1
+    keys = torch.randint(-(2**62), 2**62, (rows, columns), generator=random)
+    given = keys.clone()
+    assert torch.equal(ranking_module._sorted(keys), keys.sort(dim=1).values)
+    assert torch.equal(keys, given) and pools == [4]
+
+
+def test_few_keys_are_not_worth_threads(pools):
+    keys = torch.arange(WORTH_THREADS).flip(0).view(10, -1)
+    assert torch.equal(ranking_module._sorted(keys), keys.flip(1))
+    assert pools == [1]
+    more = torch.arange(WORTH_THREADS + 10).flip(0).view(10, -1)
+    assert torch.equal(ranking_module._sorted(more), more.flip(1))
+    assert pools == [1, 4]
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("worth", [WORTH_THREADS, -1])
+def test_nothing_is_sorted_to_nothing(pools, monkeypatch, shape, worth):
+    monkeypatch.setattr(ranking_module, "WORTH_THREADS", worth)
+    assert ranking_module._sorted(torch.empty(shape, dtype=torch.long)).shape == shape
+    assert pools == [4 if worth < 0 else 1]
+
+
+def test_a_large_gallery_is_ranked_by_threads_as_row_by_row(pools):
+    paths = np.array([f"photo {i}.jpg" for i in range(20_001)], dtype=object)
+    random = torch.Generator().manual_seed(0)
+    similarity = torch.randint(0, 50, (6, len(paths)), generator=random).float()  # many ties
+    photos = torch.arange(0, len(paths), 997)
+    together = ranking_of(similarity, paths)
+    assert pools == [4]
+    for query in range(6):
+        alone = ranking_of(similarity[query : query + 1], paths)
+        assert pools[-1] == 1
+        for one, other in zip(together.best(300), alone.best(300), strict=True):
+            assert torch.equal(one[query], other[0])
+        ranks = together.ranks(torch.tensor([query]), photos)
+        assert torch.equal(ranks, alone.ranks(torch.tensor([0]), photos))
+
+
+def test_threads_reach_keys_whose_rows_do_not_lie_together(pools):
+    keys = torch.randint(0, 2**40, (WORTH_THREADS // 5, 7), generator=torch.Generator()).T
+    assert not keys.is_contiguous()
+    assert torch.equal(ranking_module._sorted(keys), keys.sort(dim=1).values)
+    assert pools == [4]

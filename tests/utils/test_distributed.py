@@ -12,7 +12,9 @@ import torch
 
 from utils.distributed import (
     any_process,
+    broadcast,
     choose_device,
+    from_main,
     gather_objects,
     init_processes,
     is_main,
@@ -41,10 +43,20 @@ said = {
     "both": any_process(True, cpu),
     "none": any_process(False, cpu),
     "gathered": gather_objects({"rank": rank(), "list": [None] * rank()}),
+    "from main": from_main({"rank": rank(), "list": [None] * (2 - rank())}),
 }
+for source in (0, 1):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64):
+        with torch.inference_mode():
+            tensor = torch.full((2, 3), 5 + rank(), dtype=dtype)
+            tensor[1] += 2
+            broadcast(tensor, source)
+            broadcast(torch.empty(0, 3, dtype=dtype), source)
+        said[f"{dtype} of {source}"] = [tensor.tolist(), tensor.dtype == dtype]
 wait_for_all()
 leave_processes()
 said["after"] = any_process(rank() == 1, cpu)
+said["main after"] = from_main(rank())
 print(json.dumps(said))
 """
 
@@ -101,6 +113,11 @@ def test_one_process_is_a_world_of_one():
     assert any_process(True, CPU) and not any_process(False, CPU)
     assert mean_over_processes(torch.tensor(3.0)) == 3
     assert gather_objects("mine") == ["mine"]
+    content, tensor = {"mine": [1]}, torch.tensor([1.0, 2.0])
+    assert from_main(content) is content
+    for source in (0, 1):
+        broadcast(tensor, source)
+    assert content == {"mine": [1]} and tensor.tolist() == [1, 2]
     wait_for_all()
     leave_processes()
 
@@ -142,5 +159,12 @@ def test_two_processes_agree():
             "both": True,
             "none": False,
             "gathered": [{"rank": 0, "list": []}, {"rank": 1, "list": [None]}],
+            "from main": {"rank": 0, "list": [None, None]},
             "after": number == 1,
+            "main after": number,
+            **{
+                f"torch.{dtype} of {source}": [[[5 + source] * 3, [7 + source] * 3], True]
+                for dtype in ("float32", "float16", "bfloat16", "int64")
+                for source in (0, 1)
+            },
         }
