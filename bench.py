@@ -193,11 +193,11 @@ def evaluate(args: Namespace, device) -> dict:
             for modality in ("sketch", "photo")
         )
 
-        def run(mode, some):
+        def run(mode, some, gallery=gallery):
             settings = {"amp": args.amp, "compiled": args.compile, "device": device}
             return score(method, some, gallery, preprocessing, mode=mode, **settings)
 
-        run("sa", queries.every(args.images))  # warms up
+        run("sa", queries.every(args.images), gallery.every(args.images))  # warms up
         encoded.clear()
         vectors = seconds_of(lambda: run("sa", queries), device)
         counted = sum(encoded)
