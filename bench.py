@@ -236,7 +236,8 @@ def _build(args: Namespace, device):
     """ZSE-SBIR on this ViT with random weights."""
     from model import build_model
 
-    return build_model("zse_sbir", vit=args.vit).eval().to(device)
+    settings = {"vit": args.vit, "downsampling": args.downsampling}
+    return build_model("zse_sbir", **settings).eval().to(device)
 
 
 def _class_vectors(args: Namespace):

@@ -252,6 +252,12 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             help="timm's name of the ViT, with random weights (default %(default)s)",
         )
         stage.add_argument(
+            "--downsampling",
+            choices=("published", "spatial"),
+            default="published",
+            help="as in train.py (default %(default)s)",
+        )
+        stage.add_argument(
             "--amp", choices=AMP, default="off", help="as in test.py (default %(default)s)"
         )
     for stage in (encode, pairs):

@@ -18,7 +18,7 @@ from model.cross_attention import CrossAttention, CrossAttentionLayer, UnbiasedL
 from model.method import Features
 from model.relation import RelationNetwork
 
-WORKING_SET = {"cpu": 192 * 2**20, "cuda": 2**30}
+WORKING_SET = {"cpu": 128 * 2**20, "cuda": 2**30}
 """Bytes for the tensors of the pairs scored at a time. Small on CPUs, for the sake of caches."""
 EVEN_KEYS = 16  # multiples of so many keys save CPUs a quarter of the attention in bfloat16
 
@@ -78,9 +78,9 @@ class PairScorer:
             cosines = self.similarity(queries, gallery).float()  # (Q, G)
         Q, G = len(queries["own"]), len(gallery["own"])
         logits = torch.empty(Q, G, device=queries["own"].device)
-        size = self.pairs_at_a_time(gallery["own"])
-        for first in range(0, G, size):
-            block = slice(first, first + size)
+        rounds = -(-G // self.pairs_at_a_time(gallery["own"]))
+        for turn in range(rounds):
+            block = slice(turn * G // rounds, (turn + 1) * G // rounds)  # of about equal size
             photos = {name: tensor[block] for name, tensor in gallery.items()}
             for number in range(Q):
                 sketch = {n: tensor[number : number + 1] for n, tensor in queries.items()}

@@ -32,13 +32,12 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeat: int)
 
 
 def peak_speed(device: torch.device, dtype: torch.dtype, repeat: int = 9) -> float:
-    """The best speed of products of square matrices: operations a second."""
-    best = 0.0
+    """The speed of products of square matrices, of the size that is best: operations a second."""
+    speeds = []
     for side in SIDES[device.type]:
         matrix = torch.randn(side, side, device=device).to(dtype)
-        for _ in range(repeat):
-            best = max(best, 2 * side**3 / seconds_of(lambda m=matrix: m @ m, device))
-    return best
+        speeds.append(2 * side**3 / median_seconds(lambda m=matrix: m @ m, device, repeat))
+    return max(speeds)
 
 
 def operations_of(run: Callable[[], object]) -> int:
