@@ -206,6 +206,7 @@ class _Judge:
         self.photos_of = _by_target(gallery.target)
         self.to_check = to_check
         self.scored: list[Scored] = []
+        self.settled: dict[str, np.ndarray] = {}
         self.seconds = 0.0  # that scoring took, encoding left aside
 
     def take_all(self, encoder: Encoder, queries, numbers: np.ndarray, size: int) -> list[str]:
@@ -224,9 +225,25 @@ class _Judge:
                 scored = self._scored(features, queries.target[read], numbers[read])
                 if self.interrupted:
                     self.interrupted.write(scored)
-            self.scored.append(scored)
+            self.scored.append(self._settled(scored, len(queries)))
             self.seconds += time.perf_counter() - started
         return bad
+
+    def _settled(self, scored: Scored, queries: int) -> Scored:
+        """The block with its rankings moved to arrays of all queries.
+
+        Left where they were made they would tear holes between the large tensors of the blocks,
+        and memory would grow with every block.
+        """
+        for name in ("rankings", "similarities"):
+            rows = getattr(scored, name)
+            if name not in self.settled:
+                self.settled[name] = np.empty((queries, rows.shape[1]), dtype=rows.dtype)
+            first = sum(len(block.numbers) for block in self.scored)
+            place = self.settled[name][first : first + len(rows)]
+            place[:] = rows
+            setattr(scored, name, place)
+        return scored
 
     def _scored(self, sketches: Features, targets: np.ndarray, numbers: np.ndarray) -> Scored:
         """Measure a block of sketches, and some of it by all pairs."""
