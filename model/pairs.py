@@ -9,6 +9,7 @@ reads, in the order in which it reads them.
 import copy
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ from model.cross_attention import CrossAttention, CrossAttentionLayer, UnbiasedL
 from model.method import Features
 from model.relation import RelationNetwork
 
-WORKING_SET = {"cpu": 128 * 2**20, "cuda": 2**30}
-"""Bytes for the tensors of the pairs scored at a time. Small on CPUs, for the sake of caches."""
+WORKING_SET = {"cpu": 64 * 2**20, "cuda": 2**30}
+"""Bytes for the tensors of the pairs scored at a time; of a thread on CPUs, which have caches."""
 EVEN_KEYS = 16  # multiples of so many keys save CPUs a quarter of the attention in bfloat16
 
 
@@ -79,13 +80,16 @@ class PairScorer:
         Q, G = len(queries["own"]), len(gallery["own"])
         logits = torch.empty(Q, G, device=queries["own"].device)
         rounds = -(-G // self.pairs_at_a_time(gallery["own"]))
-        for turn in range(rounds):
+
+        def score(job: tuple[int, int]) -> None:
+            turn, number = job
             block = slice(turn * G // rounds, (turn + 1) * G // rounds)  # of about equal size
+            sketch = {name: tensor[number : number + 1] for name, tensor in queries.items()}
             photos = {name: tensor[block] for name, tensor in gallery.items()}
-            for number in range(Q):
-                sketch = {n: tensor[number : number + 1] for n, tensor in queries.items()}
-                shortcut = None if cosines is None else cosines[number, block]
-                logits[number, block] = self._score(sketch, photos, shortcut)
+            shortcut = None if cosines is None else cosines[number, block]
+            logits[number, block] = self._score(sketch, photos, shortcut)
+
+        _do_all(score, [(turn, number) for turn in range(rounds) for number in range(Q)], logits)
         return logits
 
     def pairs_at_a_time(self, own: Tensor) -> int:
@@ -152,6 +156,21 @@ class PairScorer:
         if len(self.layers) > 1:
             tokens = tokens[:, 1:]
         return tokens if self.reduce is None else self.reduce(tokens)
+
+
+def _do_all(score: Callable, jobs: list, logits: Tensor) -> None:
+    """Do the jobs, which fill the logits: on a CPU as many at once as it has threads.
+
+    A thread that has its pairs to itself waits for no other and keeps them in its own cache.
+    """
+    threads = torch.get_num_threads()
+    if logits.device.type != "cpu" or threads == 1 or len(jobs) == 1:
+        for job in jobs:
+            score(job)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(torch.inference_mode()(score), jobs))
+    torch.set_num_threads(threads)  # what threads to come start with, too
 
 
 class _MergedLayer:

@@ -1,5 +1,7 @@
 """Many pairs in little work, against the plain network, which saves nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import plain_network
 import pytest
 import torch
@@ -64,7 +66,8 @@ def test_pairs_do_not_depend_on_how_many_are_scored_at_a_time(at_a_time, encoded
 
 @pytest.mark.parametrize("changed", KINDS)
 @torch.inference_mode()
-def test_operations_are_those_executed(changed, encoded):
+def test_operations_are_those_executed(changed, encoded, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # the counter sees its own thread
     method, queries, gallery = encoded(**changed)
     score = method.pair_scorer(torch.float32)
     prepared = []
@@ -138,6 +141,30 @@ def test_the_working_set_bounds_how_many_pairs_are_scored_at_a_time(encoded, mon
     assert score.pairs_at_a_time(tokens.half()) == 6
     monkeypatch.setitem(WORKING_SET, "cpu", 1)
     assert score.pairs_at_a_time(tokens) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_threads_score_what_one_does_and_their_number_stays(mode, encoded, monkeypatch):
+    monkeypatch.setattr(PairScorer, "pairs_at_a_time", lambda self, tokens: 2)
+    before = torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            with mode():
+                method, queries, gallery = encoded(shortcut=True)
+                made.append(method.pair_similarity(queries, gallery))
+            assert torch.get_num_threads() == threads
+            inside = []
+            new = threading.Thread(
+                target=lambda found=inside: found.append(torch.get_num_threads())
+            )
+            new.start()
+            new.join()
+            assert inside == [threads]
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*made, rtol=1e-5, atol=2e-6)
 
 
 @torch.inference_mode()
