@@ -155,13 +155,8 @@ def test_threads_score_what_one_does_and_their_number_stays(mode, encoded, monke
                 method, queries, gallery = encoded(shortcut=True)
                 made.append(method.pair_similarity(queries, gallery))
             assert torch.get_num_threads() == threads
-            inside = []
-            new = threading.Thread(
-                target=lambda found=inside: found.append(torch.get_num_threads())
-            )
-            new.start()
-            new.join()
-            assert inside == [threads]
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(*made, rtol=1e-5, atol=2e-6)
