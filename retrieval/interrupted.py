@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -14,6 +14,8 @@ from retrieval.cache import state_of
 from utils.logs import log
 
 ENDING = ".scores"
+ARRAYS = ("numbers", "rankings", "similarities", "checked")  # of Scored
+TABLES = ("values", "by_pairs")  # of Scored: arrays by name
 
 
 @dataclass
@@ -55,26 +57,24 @@ class Interrupted:
         """The block of the queries of these numbers; None where it is not there, or damaged."""
         try:
             with np.load(self._file(numbers)) as arrays:
-                plain = {field.name: arrays[field.name] for field in fields(Scored)[:1]}
-                plain |= {n: arrays[n] for n in ("rankings", "similarities", "checked")}
-                nested = {
-                    kind: {n.split("/")[1]: arrays[n] for n in arrays if n.startswith(f"{kind}/")}
-                    for kind in ("values", "by_pairs")
-                }
+                columns = {name: arrays[name] for name in ARRAYS}
+                for table in TABLES:
+                    names = [name for name in arrays if name.startswith(f"{table}/")]
+                    columns[table] = {name.split("/")[1]: arrays[name] for name in names}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             log.warning("%s cannot be used (%s): scoring again.", self._file(numbers), error)
             return None
-        return Scored(**plain, **nested) if np.array_equal(plain["numbers"], numbers) else None
+        return Scored(**columns) if np.array_equal(columns["numbers"], numbers) else None
 
     def write(self, scored: Scored) -> None:
         """Keep a block. A disk that refuses is a warning."""
         if self.refused:
             return
-        arrays = {n: getattr(scored, n) for n in ("numbers", "rankings", "similarities", "checked")}
-        for kind in ("values", "by_pairs"):
-            arrays |= {f"{kind}/{name}": a for name, a in getattr(scored, kind).items()}
+        arrays = {name: getattr(scored, name) for name in ARRAYS}
+        for table in TABLES:
+            arrays |= {f"{table}/{name}": a for name, a in getattr(scored, table).items()}
         file = self._file(scored.numbers)
         aside = file.with_suffix(f".{os.getpid()}.tmp")
         try:

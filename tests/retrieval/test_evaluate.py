@@ -8,8 +8,9 @@ import torch
 from fakes import image_list, picture
 
 from retrieval import evaluate as evaluate_module
-from retrieval.evaluate import CHECKED, KEPT, PER_QUERY, evaluate
+from retrieval.evaluate import CHECKED, evaluate
 from retrieval.expansion import expand_gallery, expand_queries
+from retrieval.judge import KEPT, PER_QUERY
 from retrieval.metrics import interpolated_average_precision
 from retrieval.scoring import MODES
 from utils.errors import InputError
