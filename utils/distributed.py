@@ -32,7 +32,8 @@ def init_processes(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    # A process may be done with its share long before another; torchrun ends all when one fails.
+    dist.init_process_group(backend, timeout=timedelta(days=1))
 
 
 def leave_processes() -> None:
