@@ -73,19 +73,15 @@ class CrossAttentionLayer(nn.Module):
             own, query, value = (tokens[pairs[0]] for tokens in (own, query, value))
             key = key[pairs[1]]
         attended = F.scaled_dot_product_attention(
-            self._split(query),
-            self._split(key),
-            self._split(value),
+            split_heads(query, self.heads),
+            split_heads(key, self.heads),
+            split_heads(value, self.heads),
             dropout_p=self.dropout if self.training else 0.0,
         )  # (B, H, N, D/H)
         attended = self.out(attended.transpose(1, 2).flatten(2))  # (B, N, D)
         tokens = self.norm1(own + self._drop(attended))
         hidden = self._drop(F.relu(self.fc1(tokens), inplace=True))
         return self.norm2(tokens + self._drop(self.fc2(hidden)))
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, H, N, D/H)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _drop(self, tokens: Tensor) -> Tensor:
         return F.dropout(tokens, self.dropout, self.training)
@@ -110,3 +106,8 @@ class UnbiasedLayerNorm(nn.Module):
         deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
         deviation = deviation / math.sqrt(x.shape[-1] - 1)
         return torch.addcmul(self.shift, centred / (deviation + self.eps), self.scale)
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(B, N, D) -> (B, H, N, D/H)."""
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)

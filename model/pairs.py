@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.cross_attention import CrossAttention, CrossAttentionLayer, UnbiasedLayerNorm
+from model.cross_attention import (
+    CrossAttention,
+    CrossAttentionLayer,
+    UnbiasedLayerNorm,
+    split_heads,
+)
 from model.method import Features
 from model.relation import RelationNetwork
 
@@ -214,7 +219,9 @@ class _MergedLayer:
     def update(self, own: Features, other: Features) -> Tensor:
         """Own tokens, cross-attended: (B, n, D)."""
         attended = F.scaled_dot_product_attention(
-            *(self._split(tokens) for tokens in (own["query"], other["key"], own["value"])),
+            split_heads(own["query"], self.heads),
+            split_heads(other["key"], self.heads),
+            split_heads(own["value"], self.heads),
             attn_mask=other.get("mask"),
         )  # (B, H, n, D/H)
         shape = own["query"].shape
@@ -223,10 +230,6 @@ class _MergedLayer:
         tokens = self.norm1(tokens.addmm_(attended, self.out_weight))
         hidden = torch.addmm(self.fc1_bias, tokens, self.fc1_weight).relu_()
         return self.norm2(tokens.addmm_(hidden, self.fc2_weight)).view(shape)
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> (B, H, N, D/H)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def _norm_in_place(
@@ -240,7 +243,8 @@ def _norm_in_place(
     width = len(shift)
     if dtype != torch.float32:
         scale = (norm.scale * math.sqrt((width - 1) / width)).to(dtype)
-        return lambda x: F.layer_norm(x, (width,), scale, shift.to(dtype), norm.eps**2)
+        shift = shift.to(dtype)
+        return lambda x: F.layer_norm(x, (width,), scale, shift, norm.eps**2)
 
     def normalise(x: Tensor) -> Tensor:
         x -= x.mean(dim=-1, keepdim=True)

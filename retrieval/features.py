@@ -86,9 +86,10 @@ class Encoder:
         smallest `size` is that of all.
         """
         rows: Features = {}
+        keeps = is_main() or not shared  # else what the first process keeps is handed round
         if shared:
             size = min(gather_objects(size))
-        with self._opened(images) if is_main() or not shared else nullcontext() as cache:
+        with self._opened(images) if keeps else nullcontext() as cache:
             done = cache.done if cache else 0
             kept, bad = cache.seen(0, done) if cache else ([], [])
             if shared:
@@ -98,7 +99,7 @@ class Encoder:
             encode = self._encoded_by_all if shared else self._encoded
             for numbers, features, faults in self._kept(encode(images, firsts, size, what), cache):
                 bad += faults
-                if (cache is None or not cache.arrays) and (is_main() or not shared):
+                if keeps and (cache is None or not cache.arrays):
                     _append(rows, len(kept), features, len(images))
                 kept += numbers
         if cache is not None and cache.arrays:

@@ -76,11 +76,11 @@ class Judge:
         Left where they were made they would tear holes between the large tensors of the blocks,
         and memory would grow with every block.
         """
+        first = sum(len(block.numbers) for block in self.scored)
         for name in ("rankings", "similarities"):
             rows = getattr(scored, name)
             if name not in self.settled:
                 self.settled[name] = np.empty((queries, rows.shape[1]), dtype=rows.dtype)
-            first = sum(len(block.numbers) for block in self.scored)
             place = self.settled[name][first : first + len(rows)]
             place[:] = rows
             setattr(scored, name, place)
