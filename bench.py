@@ -35,9 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     import torch
 
-    from retrieval.precision import no_tf32
     from utils.distributed import choose_device
     from utils.memory import keep_freed_memory
+    from utils.precision import tf32
     from utils.speed import machine
 
     device = choose_device(args.choose_cuda)
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"--json {args.json}: there is no folder {Path(args.json).parent}.")
     stage = {"encode": encode, "pairs": pairs, "metrics": metrics, "evaluate": evaluate}
     torch.manual_seed(SEED)
-    with torch.inference_mode(), no_tf32():
+    with torch.inference_mode(), tf32(allowed=False):
         figures = stage[args.stage](args, device)
     about = environment(str(device))
     print(f"{about['command']}; commit {about['commit']}; {machine(device)}")
@@ -67,7 +67,7 @@ def encode(args: Namespace, device) -> dict:
     import torch
 
     from retrieval.blocks import block_sizes
-    from retrieval.precision import dtype_of, half_where_safe
+    from utils.precision import dtype_of, half_where_safe
     from utils.speed import median_seconds, operations_of
 
     method, dtype = _build(args, device), dtype_of(args.amp, device)
@@ -102,7 +102,7 @@ def pairs(args: Namespace, device) -> dict:
     """Pairs per second, beside the plain network."""
     import torch
 
-    from retrieval.precision import dtype_of
+    from utils.precision import dtype_of
     from utils.speed import median_seconds
 
     method, dtype = _build(args, device), dtype_of(args.amp, device)
@@ -187,7 +187,7 @@ def evaluate(args: Namespace, device) -> dict:
     from datasets.images import Preprocessing
     from datasets.noise import draw_noise
     from retrieval.evaluate import evaluate as score
-    from retrieval.precision import dtype_of
+    from utils.precision import dtype_of
     from utils.speed import seconds_of
 
     method, encoded = _build(args, device), []

@@ -2,7 +2,7 @@
 
 import torch
 
-from retrieval.precision import half_where_safe
+from utils.precision import half_where_safe
 
 ON_CPU = {"vectors": (128, 32), "pairs": (16, 32)}  # sketches, photos: beyond these nothing is won
 ON_GPU = {"vectors": (512, 512), "pairs": (256, 256)}

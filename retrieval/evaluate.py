@@ -19,11 +19,11 @@ from retrieval.metrics import (
     chance_precision_at,
     chance_published_precision,
 )
-from retrieval.precision import dtype_of, no_tf32
 from retrieval.scoring import Scorer, check_mode
 from utils.distributed import gather_objects, is_main, rank, world_size
 from utils.errors import InputError
 from utils.logs import log
+from utils.precision import dtype_of, tf32
 
 CHECKED = 20  # sketches whose shortlist is held against all pairs
 
@@ -113,7 +113,7 @@ def evaluate(
     )
     first, step = (rank(), world_size()) if shared else (0, 1)
     share = np.arange(first, len(queries), step)
-    with _in_evaluation_mode(method), no_tf32():
+    with _in_evaluation_mode(method), tf32(allowed=False):
         started = time.perf_counter()
         sizes = block_sizes(method, device, dtype, photos=len(gallery), pairs=mode != "sa")
         query_block, gallery_block = query_block or sizes[0], gallery_block or sizes[1]

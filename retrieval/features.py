@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval.cache import FeatureCache, Features, open_cache
-from retrieval.precision import half_where_safe
 from retrieval.views import encode_views
 from utils.distributed import broadcast, from_main, gather_objects, is_main, rank, world_size
 from utils.errors import InputError
 from utils.logs import progress
+from utils.precision import half_where_safe
 
 Block = tuple[list[int], Features, list[str]]
 """Numbers of the readable images, their features on the device, what was wrong with others."""

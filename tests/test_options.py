@@ -519,7 +519,7 @@ def test_choices_are_the_tables_of_the_code(monkeypatch):
     from datasets.batches import BATCHES
     from model.relation import DOWNSAMPLING
     from model.zse import RELATION_LOSSES
-    from retrieval.precision import AMP
+    from utils.precision import AMP
 
     parser = _parser(lambda: options.train_options([]), monkeypatch)
     choices = {action.dest: action.choices for action in parser._actions if action.choices}

@@ -127,7 +127,7 @@ class World:
             "gather_objects": self._gather,
             "from_main": lambda content: self._gather(content)[0],
             "broadcast": lambda tensor, source: tensor.copy_(self._gather(tensor)[source]),
-            "no_tf32": nullcontext,  # a setting of the process, which threads share
+            "tf32": lambda allowed: nullcontext(),  # a setting of the process, which threads share
         }
         with monkeypatch.context() as patch, ThreadPoolExecutor(self.size) as pool:
             for module in (features, evaluate):

@@ -1,4 +1,4 @@
-"""In which precision an evaluation runs its network: fp32, or half precision where that is fast."""
+"""In which precision a network runs: fp32, TF32, or half precision where that is fast."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,12 +31,12 @@ def half_where_safe(device: torch.device, dtype: torch.dtype) -> AbstractContext
 
 
 @contextmanager
-def no_tf32() -> Iterator[None]:
-    """Products and convolutions of float32 are in float32, and not in TF32 with its 10 bits."""
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether NVIDIA GPUs may multiply and convolve float32 in TF32, with its 10 bits."""
     products = torch.get_float32_matmul_precision()
     convolutions = torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Number formats: which one is meant, where it reaches, and what stays in fp32."""
+"""An evaluation in half precision: where it reaches, and what stays in fp32."""
 
 import numpy as np
 import pytest
@@ -7,51 +7,12 @@ from fakes import FakeMethod, image_list, on_disk, picture
 
 from retrieval.evaluate import evaluate
 from retrieval.features import Encoder
-from retrieval.precision import AMP, DTYPES, dtype_of, half_where_safe, no_tf32
 from retrieval.scoring import MODES
+from utils.precision import DTYPES
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 QUERY_TARGETS = [0, 1, 2, 0, 1]
 GALLERY_TARGETS = [0, 0, 1, 1, 1, 2, 2, 3]
-
-
-# ---- the name of a format
-
-
-@pytest.mark.parametrize("device", [CPU, GPU])
-def test_a_format_may_be_named(device):
-    named = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    assert {name: dtype_of(name, device) for name in named} == named
-    assert set(AMP) == {"auto", *named} and named == DTYPES
-
-
-@pytest.mark.parametrize(("amx", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_is_bf16_on_cpus_that_multiply_matrices_in_it(monkeypatch, amx, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not amx)
-    assert dtype_of("auto", CPU) == expected
-
-
-@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_auto_is_bf16_on_gpus_that_have_it_and_need_not_emulate_it(monkeypatch, native, expected):
-    def is_bf16_supported(including_emulation=True):
-        return native or including_emulation
-
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not native)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
-    assert dtype_of("auto", GPU) == expected
-
-
-# ---- contexts
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_products_are_in_the_format_and_sums_as_they_were(dtype):
-    ones = torch.ones(2, 2)
-    with half_where_safe(CPU, dtype):
-        assert torch.is_autocast_enabled("cpu") == (dtype != torch.float32)
-        assert (ones @ ones).dtype == dtype and (ones + ones).dtype == torch.float32
-    assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.fixture
@@ -65,22 +26,6 @@ def settings_of_torch():
 
 def tf32():
     return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-
-
-@pytest.mark.parametrize("products", ["highest", "high", "medium"])
-@pytest.mark.parametrize("convolutions", [True, False])
-def test_tf32_is_off_for_a_while(settings_of_torch, products, convolutions):
-    torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = convolutions
-    with no_tf32():
-        assert tf32() == ("highest", False)
-    assert tf32() == (products, convolutions)
-    with pytest.raises(ZeroDivisionError), no_tf32():
-        raise ZeroDivisionError
-    assert tf32() == (products, convolutions)
-
-
-# ---- in an evaluation
 
 
 class Halved(FakeMethod):

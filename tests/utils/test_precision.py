@@ -1,0 +1,74 @@
+"""Number formats: which one is meant, and where it reaches."""
+
+import pytest
+import torch
+
+from utils.precision import AMP, DTYPES, dtype_of, half_where_safe, tf32
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+# ---- the name of a format
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_a_format_may_be_named(device):
+    named = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert {name: dtype_of(name, device) for name in named} == named
+    assert set(AMP) == {"auto", *named} and named == DTYPES
+
+
+@pytest.mark.parametrize(("amx", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bf16_on_cpus_that_multiply_matrices_in_it(monkeypatch, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not amx)
+    assert dtype_of("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_is_bf16_on_gpus_that_have_it_and_need_not_emulate_it(monkeypatch, native, expected):
+    def is_bf16_supported(including_emulation=True):
+        return native or including_emulation
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not native)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert dtype_of("auto", GPU) == expected
+
+
+# ---- contexts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_products_are_in_the_format_and_sums_as_they_were(dtype):
+    ones = torch.ones(2, 2)
+    with half_where_safe(CPU, dtype):
+        assert torch.is_autocast_enabled("cpu") == (dtype != torch.float32)
+        assert (ones @ ones).dtype == dtype and (ones + ones).dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.fixture
+def settings_of_torch():
+    products = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def settings():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("products", ["highest", "high", "medium"])
+@pytest.mark.parametrize("convolutions", [True, False])
+@pytest.mark.parametrize(("allowed", "inside"), [(False, "highest"), (True, "high")])
+def test_tf32_is_set_for_a_while(settings_of_torch, products, convolutions, allowed, inside):
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
+    with tf32(allowed):
+        assert settings() == (inside, allowed)
+    assert settings() == (products, convolutions)
+    with pytest.raises(ZeroDivisionError), tf32(allowed):
+        raise ZeroDivisionError
+    assert settings() == (products, convolutions)
