@@ -1,6 +1,5 @@
 """Checkpoints on disk: written whole or not at all, loaded without running foreign code."""
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,33 +9,22 @@ from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
 from utils.errors import InputError
+from utils.files import reason, written_whole
 
 
 def save_atomically(content: object, path: Path) -> None:
-    """torch.save beside `path`, synced to the disk, then renamed over it.
+    """torch.save, whole or not at all (utils.files.written_whole).
 
-    A crash at any moment leaves either the former file or the new one, never a part of one. Raises
-    InputError where it cannot be written.
+    Raises InputError where it cannot be written: what stood there before is untouched.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with written_whole(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise InputError(
-            f"{path}: cannot be written ({error}). What stood there before is untouched; is there "
-            "space left, and may you write there?"
+            f"{path}: cannot be written ({reason(error)}). What stood there before is untouched; "
+            "is there space left, and may you write there?"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def load_file(path: Path) -> dict:
@@ -84,6 +72,12 @@ def load_strictly(
         listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
         raise InputError(f"{source}: does not fit this model. {listed}.")
     module.load_state_dict({n: t.to(expected[n].dtype) for n, t in state.items()}, strict=False)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no number among them is nan or infinite."""
+    found = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    return not found or bool(torch.stack(found).all())
 
 
 def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,17 +2,21 @@
 
 import json
 import logging
-import os
+import logging.handlers
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
 from tqdm import tqdm
+
+from utils.errors import InputError
+from utils.files import reason, written_whole
 
 SECONDS_BETWEEN_LINES = 60
 
@@ -22,16 +26,18 @@ log = logging.getLogger("sbir")
 def start_logging(file: Path | None = None, quiet: bool = False) -> None:
     """Send the project's log and Python's warnings to the console and, if given, to a file.
 
-    quiet: warnings only on the console (the processes of a run other than the first).
+    quiet: warnings only on the console (the processes of a run other than the first). Raises
+    InputError where the file cannot be opened; where it cannot be written later, the console says
+    so once, and what is said after the trouble goes to the file again.
     """
+    kept = None if file is None else _open_log(file)
     logging.captureWarnings(True)
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(_ConsoleFormatter())
     console.setLevel(logging.WARNING if quiet else logging.INFO)
     handlers: list[logging.Handler] = [console]
-    if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if kept is not None:
+        handlers.append(kept)
     log.setLevel(logging.INFO)
     for logger in (log, logging.getLogger("py.warnings")):
         for former in logger.handlers[:]:
@@ -68,15 +74,8 @@ def duration(seconds: float) -> str:
 
 def write_json(path: Path, content: object) -> None:
     """Write JSON for people and programs, whole or not at all."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
-
-
-def append_json_line(path: Path, content: dict) -> None:
-    """Add one line to a .jsonl file."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(content) + "\n")
+    with written_whole(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def environment(device: str) -> dict:
@@ -116,6 +115,54 @@ def _commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _open_log(file: Path) -> logging.Handler:
+    try:
+        handler = _LogFile(file, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be written ({reason(error)}). May you write there, and is there space "
+            "left?"
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A log file that may vanish or find its disk full: one sentence says so, no traceback."""
+
+    def __init__(self, file: Path, encoding: str):
+        self.failing = False
+        super().__init__(file, encoding=encoding)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.failed = False
+        try:
+            super().emit(record)  # which opens the file anew where another or none stands there
+        except OSError:
+            self.handleError(record)
+        if self.failing and not self.failed:
+            self.failing = False
+            log.info("%s is written again.", self.baseFilename)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, as logging calls it
+        """Called where an error is handled; warns at the first of several in a row."""
+        self.failed = True
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)  # a mistake in our code
+        elif not self.failing:
+            self.failing = True  # first: the warning comes here too
+            log.warning(
+                "%s cannot be written (%s): until it can, only the console says everything.",
+                self.baseFilename,
+                reason(error),
+            )
+
+    def close(self) -> None:
+        with suppress(OSError):  # what a full disk has not taken
+            super().close()
 
 
 class _ConsoleFormatter(logging.Formatter):

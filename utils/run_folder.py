@@ -1,60 +1,216 @@
-"""The folder a training run writes to: what its files are called, and when it may be used."""
+"""The folder a training run writes to: one run at a time, and no trouble with the disk ends it."""
 
+import json
+import re
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.logs import append_json_line, write_json
+from utils.files import TEMPORARY, append_lines, reason, written_whole
+from utils.logs import log, write_json
+from utils.run_lock import OWNER, RunLock
 
 LAST, BEST = "last_checkpoint.pth", "best_checkpoint.pth"
-RUN, METRICS, LOG = "run.json", "metrics.jsonl", "train.log"
+RUN, METRICS, LOG, CURVES = "run.json", "metrics.jsonl", "train.log", "curves.png"
+NAMES = "|".join(map(re.escape, (LAST, BEST, RUN, METRICS, CURVES, OWNER)))
+LEFT_BEHIND = re.compile(rf"({NAMES}|resumed_\w+\.json){TEMPORARY}")
+
+RETRY_SECONDS = 60  # between attempts to save the end of a training
+PENDING_LINES = 10_000  # of metrics that the disk has not taken: half a million steps, 5 MB
 
 
 class RunFolder:
     """A run's checkpoints, options, metrics and log.
 
     writes: whether this process is the one that writes; in the others of a run, calls do nothing.
+    From open() to close() no other run can open the folder.
     """
 
     def __init__(self, path: Path, writes: bool):
         self.path = path
         self.writes = writes
+        self._lock = RunLock(path)
+        self._pending: deque[str] = deque(maxlen=PENDING_LINES)
+        self._refusals: dict[str, str] = {}  # file name -> what was said when it was refused last
 
     def open(self, resume: bool) -> None:
-        """Make the folder. Raises InputError where it holds a run, or none to resume."""
-        if resume and not (self.path / LAST).is_file():
-            raise InputError(
-                f"{self.path}: holds no {LAST} to resume. Leave --resume out to start a run, or "
-                "name its folder with --save."
-            )
-        if self.writes and not resume:
-            if any((self.path / name).exists() for name in (LAST, BEST, METRICS)):
-                raise InputError(
-                    f"{self.path}: already holds a run or a checkpoint. Go on with it with "
-                    "--resume, or choose another folder with --save."
-                )
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{self.path}: cannot be made ({error.strerror}).") from error
+        """Make the folder, keep other runs out, and clear away what killed ones left half written.
+
+        Raises InputError where it holds a run, or none to resume, or another run writes there.
+        """
+        self._check(resume)
+        if not self.writes:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+            self._check(resume)  # another run may have ended between the first look and the lock
+            for file in self.path.iterdir():
+                if LEFT_BEHIND.fullmatch(file.name):
+                    file.unlink(missing_ok=True)
+        except OSError as error:
+            self.close()
+            raise _refused(self.path, error) from error
+        except InputError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other runs in. What the disk has not taken of the metrics gets a last try."""
+        if self._pending:
+            self._write_pending()
+        self._lock.release()
 
     @property
     def log(self) -> Path | None:
         """The log file of the process that writes."""
         return self.path / LOG if self.writes else None
 
-    def save(self, name: str, checkpoint: dict) -> None:
-        """Write a checkpoint, whole or not at all."""
-        from utils.checkpoints import save_atomically
+    def describe(self, name: str, content: dict) -> None:
+        """Write down as JSON what is about to be trained, and how. Raises InputError."""
+        if not self.writes:
+            return
+        try:
+            self._make_ready()
+            write_json(self.path / name, content)
+        except OSError as error:
+            raise _refused(self.path / name, error) from error
 
-        if self.writes:
-            save_atomically(checkpoint, self.path / name)
+    def save(self, name: str, checkpoint: dict) -> bool:
+        """Write a checkpoint, whole or not at all; whether it is written.
+
+        A disk that refuses is a warning, once for each reason. True where others write.
+        """
+        return self._save(name, checkpoint, "Training goes on and tries again at the next save")
+
+    def save_at_last(self, name: str, checkpoint: dict, give_up: Callable[[], bool]) -> bool:
+        """Save what a training ends with, as often as it takes; whether it is written.
+
+        give_up: asked every second between attempts; True ends them.
+        """
+        again = f"It is the end of a training: tries again every {RETRY_SECONDS} s until Ctrl-C"
+        while not self._save(name, checkpoint, again):
+            for _ in range(RETRY_SECONDS):
+                if give_up():
+                    log.warning("%s was not written: given up.", self.path / name)
+                    return False
+                time.sleep(1)
+        return True
 
     def add_metrics(self, line: dict) -> None:
-        """Append to the metrics, which have one JSON object a line."""
-        if self.writes:
-            append_json_line(self.path / METRICS, line)
+        """Append to the metrics, which have one JSON object a line.
 
-    def describe(self, name: str, content: dict) -> None:
-        """Write down as JSON what is about to be trained, and how."""
+        Lines that the disk refuses wait for the next call; of more than PENDING_LINES the oldest
+        are lost.
+        """
         if self.writes:
-            write_json(self.path / name, content)
+            self._pending.append(json.dumps(line))
+            self._write_pending()
+
+    def drop_later(self, epoch: int, step: int) -> None:
+        """Take out of the metrics what a resumed run will do again, and torn lines.
+
+        epoch, step: of the checkpoint: whole epochs done, and steps of the next. Raises InputError.
+        """
+        path = self.path / METRICS
+        if not (self.writes and path.is_file()):
+            return
+        try:
+            self._make_ready()
+            before = path.read_bytes()
+            kept = [line for line in before.splitlines() if _is_done(line, epoch, step)]
+            after = b"".join(line + b"\n" for line in kept)
+            if after != before:
+                with written_whole(path) as file:
+                    file.write(after)
+        except OSError as error:
+            raise _refused(path, error) from error
+
+    def finish(self) -> None:
+        """Draw the curves of a finished training. A failure is a warning."""
+        from utils.curves import draw_curves
+
+        if not self.writes:
+            return
+        try:
+            self._make_ready()
+            draw_curves(self.path / METRICS, self.path / CURVES, self.path.resolve().name)
+        except Exception as error:  # the training is done and saved: no picture may spoil that
+            log.warning("%s is not drawn (%s).", self.path / CURVES, reason(error))
+
+    # ---- whether it may be used, and what the disk refuses
+
+    def _check(self, resume: bool) -> None:
+        if resume and not (self.path / LAST).is_file():
+            raise InputError(
+                f"{self.path}: holds no {LAST} to resume. Leave --resume out to start a run, or "
+                "name its folder with --save."
+            )
+        held = any((self.path / name).exists() for name in (LAST, BEST, METRICS))
+        if self.writes and held and not resume:
+            raise InputError(
+                f"{self.path}: already holds a run or a checkpoint. Go on with it with --resume, "
+                "or choose another folder with --save."
+            )
+
+    def _make_ready(self) -> None:
+        """Make anew a folder that has vanished, and see that it is still ours. Raises OSError.
+
+        Not its parents: where they are gone too, a disk may be, and be back later.
+        """
+        if not self.path.exists():
+            self.path.mkdir()
+            log.warning("%s had vanished, and what was in it: made anew.", self.path)
+        self._lock.keep()
+
+    def _save(self, name: str, checkpoint: dict, again: str) -> bool:
+        from utils.checkpoints import save_atomically
+
+        path = self.path / name
+        if not self.writes:
+            return True
+        return self._attempt(path, lambda: save_atomically(checkpoint, path), again)
+
+    def _write_pending(self) -> None:
+        path, lines = self.path / METRICS, list(self._pending)
+        again = "Training goes on; the lines wait in memory for the next attempt"
+        if self._attempt(path, lambda: append_lines(path, lines), again):
+            self._pending.clear()
+
+    def _attempt(self, path: Path, write: Callable[[], object], again: str) -> bool:
+        """Write a file; where the disk refuses, say so, but not twice in a row the same.
+
+        again: what happens next, a sentence without its stop.
+        """
+        try:
+            self._make_ready()
+            write()
+        except (OSError, InputError) as error:
+            said = f"{reason(error)}). {again}"
+            if self._refusals.get(path.name) != said:
+                log.warning("%s cannot be written (%s.", path, said)
+            self._refusals[path.name] = said
+            return False
+        if self._refusals.pop(path.name, None):
+            log.info("%s is written again.", path)
+        return True
+
+
+def _refused(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path}: cannot be written ({reason(error)}). Is there space left, and may you write "
+        "there?"
+    )
+
+
+def _is_done(line: bytes, epoch: int, step: int) -> bool:
+    """Whether a line of metrics is whole, and of no later time than the checkpoint."""
+    try:
+        content = json.loads(line)
+        if content["kind"] == "steps":
+            return (content["epoch"] - 1, content["step"]) <= (epoch, step)
+        return content["kind"] != "epoch" or content["epoch"] <= epoch
+    except (ValueError, KeyError, TypeError):
+        return False

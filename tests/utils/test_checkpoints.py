@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import zipfile
 from collections import OrderedDict
 
@@ -85,6 +86,19 @@ def test_failure_to_rename_leaves_the_former_file(tmp_path, monkeypatch):
 def test_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent/last\.pth: cannot be written"):
         save_atomically({"epoch": 1}, tmp_path / "absent" / "last.pth")
+
+
+def test_a_folder_that_vanishes_while_its_checkpoint_is_written_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def vanish(content, file):
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(torch, "save", vanish)
+    with pytest.raises(InputError, match=r"run/last\.pth: cannot be written \(No such file"):
+        save_atomically({"epoch": 1}, folder / "last.pth")
+    assert not folder.exists()
 
 
 # ---- reading

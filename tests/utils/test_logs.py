@@ -4,13 +4,15 @@ import io
 import json
 import logging
 import re
+import shutil
 import sys
 import warnings
 
 import pytest
 
 from utils import logs
-from utils.logs import append_json_line, duration, environment, log, progress, write_json
+from utils.errors import InputError
+from utils.logs import duration, environment, log, progress, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,67 @@ def test_starting_twice_says_everything_once(capsys):
     logs.start_logging()
     log.info("once")
     assert capsys.readouterr().err == "once\n"
+
+
+# ---- a log file in trouble
+
+
+def in_file(path):
+    return [line.split(" ", 3)[3] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_log_file_that_cannot_be_opened_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"away/train\.log: cannot be written \(No such file"):
+        logs.start_logging(tmp_path / "away" / "train.log")
+    with pytest.raises(InputError, match="Is a directory"):
+        logs.start_logging(tmp_path)
+    assert not log.handlers
+
+
+def test_a_log_whose_folder_vanishes_is_one_warning_and_goes_on_where_it_is_back(tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    logs.start_logging(folder / "train.log")
+    log.info("before")
+    shutil.move(folder, tmp_path / "away")
+    log.info("without %d", 1)
+    log.info("without %d", 2)
+    folder.mkdir()
+    log.info("after")
+    log.info("later")
+    file = folder / "train.log"
+    assert capsys.readouterr().err.splitlines() == [
+        "before",
+        "without 1",
+        f"warning: {file} cannot be written (No such file or directory): until it can, only the "
+        "console says everything.",
+        "without 2",
+        "after",
+        f"{file} is written again.",
+        "later",
+    ]
+    assert in_file(tmp_path / "away" / "train.log") == ["before"]
+    assert in_file(file) == ["after", f"{file} is written again.", "later"]
+
+
+def test_a_log_file_that_is_moved_away_is_begun_anew_without_a_word(tmp_path, capsys):
+    file = tmp_path / "train.log"
+    logs.start_logging(file)
+    log.info("first")
+    file.rename(tmp_path / "train.log.1")
+    log.info("second")
+    assert capsys.readouterr().err == "first\nsecond\n"
+    assert in_file(tmp_path / "train.log.1") == ["first"] and in_file(file) == ["second"]
+
+
+def test_a_mistake_in_a_message_is_not_taken_for_a_full_disk(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(log, "propagate", False)  # to pytest, which raises what it meets
+    logs.start_logging(tmp_path / "train.log")
+    log.info("%d", "no number")
+    said = capsys.readouterr().err
+    assert "TypeError" in said and "cannot be written" not in said
+    log.info("after")
+    assert in_file(tmp_path / "train.log") == ["after"]
 
 
 # ---- progress
@@ -165,13 +228,6 @@ def test_json_that_cannot_be_written_leaves_the_former_file(tmp_path):
         write_json(tmp_path / "run.json", {"epoch": object()})
     assert json.loads((tmp_path / "run.json").read_text()) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_json_lines_are_added_one_by_one(tmp_path):
-    for step in (1, 2):
-        append_json_line(tmp_path / "metrics.jsonl", {"step": step, "text": "two\nlines"})
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
 # ---- environment

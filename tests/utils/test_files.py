@@ -1,0 +1,157 @@
+"""Files written whole or not at all."""
+
+import errno
+import os
+import re
+
+import pytest
+from full_disk import run_with_limits
+
+from utils.files import TEMPORARY, append_lines, append_whole, reason, written_whole
+
+
+def files(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# ---- whole files
+
+
+def test_a_file_is_under_its_name_once_it_is_whole(tmp_path):
+    with written_whole(tmp_path / "run.json") as file:
+        file.write(b"half")
+        file.flush()
+        (name,) = files(tmp_path)
+        assert re.fullmatch(rf"run\.json{TEMPORARY}", name)
+        file.write(b" and half")
+    assert files(tmp_path) == {"run.json": b"half and half"}
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_the_former_file_alone(tmp_path, error):
+    (tmp_path / "run.json").write_bytes(b"former")
+    with pytest.raises(error), written_whole(tmp_path / "run.json") as file:
+        file.write(b"new")
+        raise error
+    assert files(tmp_path) == {"run.json": b"former"}
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fails_at_the_end_leaves_the_former_file_alone(tmp_path, monkeypatch, call):
+    def refuse(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "run.json").write_bytes(b"former")
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(OSError, match="Input/output"), written_whole(tmp_path / "run.json") as file:
+        file.write(b"new")
+    assert files(tmp_path) == {"run.json": b"former"}
+
+
+def test_a_folder_that_vanishes_meanwhile_is_what_is_told(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError), written_whole(folder / "run.json") as file:
+        file.write(b"new")
+        (aside,) = folder.iterdir()
+        aside.unlink()
+        folder.rmdir()
+    assert not folder.exists()
+
+
+def test_that_nothing_can_be_cleared_away_does_not_hide_the_reason(tmp_path, monkeypatch):
+    def refuse(*arguments, **settings):
+        raise PermissionError("unlink")
+
+    monkeypatch.setattr(type(tmp_path), "unlink", refuse)
+    with pytest.raises(OSError, match="full"), written_whole(tmp_path / "run.json"):
+        raise OSError("full")
+
+
+def test_a_file_system_that_syncs_no_folders_has_the_file_all_the_same(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def only_files(number):
+        synced.append(number)
+        if len(synced) == 2:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    with written_whole(tmp_path / "run.json") as file:
+        file.write(b"new")
+    assert len(synced) == 2 and files(tmp_path) == {"run.json": b"new"}
+    with pytest.raises(OSError):  # the folder was closed again: its number is free
+        os.fstat(synced[1])
+
+
+# ---- lines
+
+
+def test_lines_are_added_behind_those_that_are_there(tmp_path):
+    append_lines(tmp_path / "lines", ["one"])
+    append_lines(tmp_path / "lines", ["two", "drei äöü"])
+    append_lines(tmp_path / "lines", [])
+    assert (tmp_path / "lines").read_text(encoding="utf-8") == "one\ntwo\ndrei äöü\n"
+
+
+def test_what_a_crash_tore_stays_a_line_of_its_own(tmp_path):
+    (tmp_path / "lines").write_text('one\n{"kin')
+    append_lines(tmp_path / "lines", ["two"])
+    assert (tmp_path / "lines").read_text() == 'one\n{"kin\ntwo\n'
+
+
+def test_lines_that_do_not_fit_are_left_out_whole(tmp_path):
+    code = """
+import sys
+from utils.files import append_lines
+
+lines = Path(sys.argv[1])
+append_lines(lines, ["first"])
+room(12)
+for more in (["second, too long"], ["2nd", "3rd"]):
+    try:
+        append_lines(lines, more)
+    except OSError as error:
+        print(error.strerror, lines.read_bytes())
+append_lines(lines, ["2nd"])
+room(None)
+append_lines(lines, ["3rd"])
+print(lines.read_bytes())
+"""
+    done = run_with_limits(code, tmp_path / "lines")
+    assert done.returncode == 0, done.stderr
+    full = r"File too large b'first\n'"
+    assert done.stdout.splitlines() == [full, full, r"b'first\n2nd\n3rd\n'"]
+
+
+def test_what_is_added_to_a_file_that_is_not_there_begins_it(tmp_path):
+    append_whole(tmp_path / "bytes", b"one")
+    append_whole(tmp_path / "bytes", b"two")
+    assert files(tmp_path) == {"bytes": b"onetwo"}
+    with pytest.raises(FileNotFoundError):
+        append_whole(tmp_path / "absent" / "bytes", b"one")
+
+
+# ---- reasons
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("another program writes"), "another program writes"),
+        (RuntimeError("unexpected pos 8 vs 6\nframe #0: c10::Error"), "unexpected pos 8 vs 6"),
+        (caused(RuntimeError("long"), OSError(errno.EIO, "Input/output error")), "Input/output"),
+        (caused(ValueError("run/last.pth: ..."), RuntimeError("no memory")), "no memory"),
+        (ValueError("x" * 500), "x" * 200),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_a_reason_is_short(error, words):
+    assert reason(error).startswith(words) and len(reason(error)) <= 200

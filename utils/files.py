@@ -1,0 +1,73 @@
+"""Files written whole or not at all, whatever the disk does meanwhile."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = r"\.\d+\.tmp"
+"""How the names end that written_whole() writes under, as a regular expression."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to beside `path`; at the end it is synced, then renamed over `path`.
+
+    A crash at any moment leaves either the former file or the new one, never a part of one. Where
+    the writing fails, nothing of it is left, and the error goes on.
+    """
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):  # the folder may be gone too: say what went wrong first
+            aside.unlink(missing_ok=True)
+        raise
+    # The file is in place by now. File systems that sync no folders leave it at that.
+    with suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Add to the end of a file all or nothing: a failure cuts off what of it was written."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab") as file:
+            file.write(content)
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Add lines to a text file, all or none. What a crash tore before stays a line of its own."""
+    start = ""
+    if path.exists():
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            start = "" if file.read() in (b"", b"\n") else "\n"
+    append_whole(path, (start + "".join(f"{line}\n" for line in lines)).encode())
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in a few words: those of the system where it has some.
+
+    torch turns what the system says into long sentences of its own, and we into InputErrors.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    first = error.__cause__ or error
+    return str(first).strip().split("\n")[0][:200] or type(first).__name__
