@@ -1,5 +1,6 @@
 """Images without meaning, to measure with."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +25,35 @@ def noise_list(root: Path, names: list[str], targets: np.ndarray, modality: str)
     return ImageList(root=root, target=targets, **plain)
 
 
-def draw_noise(folder: Path, modality: str, count: int, seed: int) -> ImageList:
-    """Write `count` files, sketches of random strokes or photos of coloured patches; their list."""
+def draw_noise(folder: Path, modality: str, count: int, seed: int, side: int = SIDE) -> ImageList:
+    """Write `count` files, sketches of random strokes or photos of coloured patches; their list.
+
+    side: of the pictures, px.
+    """
     random = np.random.default_rng(seed)
     draw, ending = {"sketch": (_sketch, "png"), "photo": (_photo, "jpg")}[modality]
     names = [f"{modality}_{number:05}.{ending}" for number in range(count)]
     for name in names:
-        draw(random).save(folder / name)
+        draw(random, side).save(folder / name)
     return noise_list(folder, names, np.zeros(count, dtype=np.int64), modality)
 
 
-def _sketch(random: np.random.Generator) -> Image.Image:
-    image = Image.new("RGB", (SIDE, SIDE), "white")
-    strokes = random.integers(20, SIDE - 20, 2 * STROKES).tolist()
+def draw_noise_classes(folder: Path, count: int, seed: int, side: int = SIDE) -> ImageList:
+    """Write `count` files of two classes, sketches and photos in equal parts; their list."""
+    parts = [draw_noise(folder, m, count // 2, seed, side) for m in ("sketch", "photo")]
+    parts = [replace(part, target=np.arange(len(part)) % 2) for part in parts]
+    names = [field.name for field in fields(ImageList) if field.name != "root"]
+    columns = {n: np.concatenate([getattr(part, n) for part in parts]) for n in names}
+    return ImageList(root=folder, **columns)
+
+
+def _sketch(random: np.random.Generator, side: int) -> Image.Image:
+    image = Image.new("RGB", (side, side), "white")
+    strokes = random.integers(20, side - 20, 2 * STROKES).tolist()
     ImageDraw.Draw(image).line(strokes, fill="black", width=3)
     return image
 
 
-def _photo(random: np.random.Generator) -> Image.Image:
+def _photo(random: np.random.Generator, side: int) -> Image.Image:
     patches = random.integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8)
-    return Image.fromarray(patches).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return Image.fromarray(patches).resize((side, side), Image.Resampling.BICUBIC)

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sample_data import write_benchmark
 
 import datasets.batches
@@ -15,6 +17,15 @@ from utils.errors import InputError
 
 HALF = (0.5, 0.5, 0.5)
 READ = Preprocessing(size=16, mean=HALF, std=HALF, crop=True)
+ROWS = (
+    "sketches",
+    "photos",
+    "sketch_targets",
+    "photo_targets",
+    "sketch_numbers",
+    "photo_numbers",
+    "chances",
+)
 DRAWS = [(epoch, number) for epoch in range(3) for number in range(50)]
 
 
@@ -113,8 +124,13 @@ def test_item_holds_the_pictures_and_targets_of_its_draw(tmp_path, kind):
     item = dataset[2, 7]
     pictures = [*item["sketches"], *item["photos"]]
     for picture, index in zip(pictures, indices, strict=True):
-        assert torch.equal(picture, READ(images.file(index), images.modality[index]))
+        assert picture.dtype == torch.uint8
+        normalised = READ(images.file(index), images.modality[index])
+        assert torch.equal(READ.normalise(picture), normalised)
     half = len(indices) // 2
+    assert item["sketch_numbers"].tolist() == indices[:half]
+    assert item["photo_numbers"].tolist() == indices[half:]
+    assert item["sketch_numbers"].dtype == item["photo_numbers"].dtype == torch.int64
     assert item["sketch_targets"].tolist() == images.target[indices[:half]].tolist()
     assert item["photo_targets"].tolist() == images.target[indices[half:]].tolist()
     assert set(images.modality[indices[:half]]) == {"sketch"}
@@ -131,8 +147,44 @@ def test_batch_has_the_first_of_every_draw_then_the_second(tmp_path, kind, per_c
     assert batch["sketches"].shape == batch["photos"].shape == (4 * K, 3, 16, 16)
     for i, item in enumerate(items):
         for k in range(K):
-            for name in ("sketches", "photos", "sketch_targets", "photo_targets"):
+            for name in ROWS:
                 assert torch.equal(batch[name][4 * k + i], item[name][k])
+    assert batch.keys() == {*ROWS, "unreadable"}
+
+
+def test_every_sketch_has_two_chances_that_depend_on_seed_epoch_and_number_alone(tmp_path, kind):
+    images = training_list(tmp_path)
+    one, other = (draws(kind, images, per_class=3) for _ in range(2))
+    backwards = {key: other[key]["chances"] for key in reversed(DRAWS[:20])}
+    np.random.seed(3)
+    torch.manual_seed(3)
+    K = {"triplets": 2, "classes": 3}[kind]
+    for key in DRAWS[:20]:
+        chances = one[key]["chances"]
+        assert chances.shape == (K, 2) and chances.dtype == torch.float32
+        assert torch.equal(chances, backwards[key])
+    elsewhere = [draws(kind, images, seed=1, per_class=3)[0, 0], one[1, 0]]
+    drawn = torch.cat([*backwards.values(), *(item["chances"] for item in elsewhere)])
+    assert drawn.unique().numel() == drawn.numel()
+    assert drawn.min() >= 0 and drawn.max() < 1
+    assert 0.35 < drawn.mean() < 0.65  # of 88 or more: four standard deviations
+
+
+def test_chances_are_apart_from_draws_and_augmentation(tmp_path, kind):
+    images = training_list(tmp_path)
+    plain, strong = draws(kind, images), draws(kind, images, augmentation="strong")
+    assert torch.equal(plain[0, 3]["chances"], strong[0, 3]["chances"])
+    for stream in ([0, 0, 3, 0], [0, 0, 3, 0, 1], [0, 0, 3, 0, 2]):
+        chances = np.random.default_rng(stream).random(2, dtype=np.float32).tolist()
+        assert plain[0, 3]["chances"][0].tolist() != chances
+
+
+def test_a_draw_that_takes_the_place_of_another_has_its_own_chances(tmp_path, kind):
+    images = training_list(tmp_path)
+    whole = draws(kind, images)[0, 0]
+    break_file(images, int(whole["sketch_numbers"][0]))
+    instead = draws(kind, images, skip_bad=True)[0, 0]
+    assert not torch.equal(instead["chances"], whole["chances"])
 
 
 def test_batch_of_triplets_has_all_matching_pairs_first_then_the_others(tmp_path):
@@ -279,6 +331,8 @@ def test_attempts_at_a_draw_go_through_all_classes(tmp_path):
     for number in range(10):
         attempts = [class_of(dataset, 1, number, attempt) for attempt in range(5)]
         assert sorted(attempts) == [0, 1, 2, 3, 4]
+    for attempt in range(5):  # in the order of the deal
+        assert class_of(dataset, 1, 0, attempt) == class_of(dataset, 1, attempt)
 
 
 # ---- a sketch's own photo
@@ -329,7 +383,7 @@ def test_names_that_tell_of_no_photo_change_no_draw(tmp_path):
 # ---- augmentation
 
 
-def test_pictures_are_augmented_before_they_are_normalised(tmp_path, kind, monkeypatch):
+def test_pictures_are_augmented_as_levels(tmp_path, kind, monkeypatch):
     images = training_list(tmp_path)
     asked = []
 
@@ -344,7 +398,7 @@ def test_pictures_are_augmented_before_they_are_normalised(tmp_path, kind, monke
     pictures = [*item["sketches"], *item["photos"]]
     for picture, index in zip(pictures, dataset.draw(1, 3), strict=True):
         levels = READ.levels(images.file(index), images.modality[index])
-        assert torch.equal(picture, READ.normalise(255 - levels))
+        assert torch.equal(picture, 255 - levels)
 
 
 def test_flip_mirrors_about_half_of_the_pictures_and_nothing_else(tmp_path, kind):
@@ -421,8 +475,8 @@ def test_under_skip_bad_the_next_attempt_takes_its_place(tmp_path):
     attempt = next(a for a in range(1, ATTEMPTS) if broken not in dataset.draw(0, number, a))
     item = dataset[0, number]
     s1, _, _, n = dataset.draw(0, number, attempt)
-    assert torch.equal(item["sketches"][0], READ(images.file(s1), "sketch"))
-    assert torch.equal(item["photos"][1], READ(images.file(n), "photo"))
+    assert torch.equal(item["sketches"][0], READ.levels(images.file(s1), "sketch"))
+    assert torch.equal(item["photos"][1], READ.levels(images.file(n), "photo"))
     assert len(item["unreadable"]) == attempt and str(images.file(broken)) in item["unreadable"][0]
     batch = Triplets.collate([dataset[0, number], dataset[0, number]])
     assert len(batch["sketches"]) == 4 and len(batch["unreadable"]) == 2 * attempt
@@ -442,7 +496,7 @@ def test_under_skip_bad_another_class_takes_the_place_of_an_unreadable_draw(tmp_
         assert taken == {expected} != {3}
         assert len(item["unreadable"]) == (drawn == 3)
         indices = dataset.draw(0, number, attempt=int(drawn == 3))
-        assert torch.equal(item["photos"][1], READ(images.file(indices[3]), "photo"))
+        assert torch.equal(item["photos"][1], READ.levels(images.file(indices[3]), "photo"))
 
 
 def test_under_skip_bad_the_one_readable_class_of_many_is_found(tmp_path):
@@ -467,9 +521,20 @@ def test_under_skip_bad_drawing_ends_where_nothing_is_readable(tmp_path, kind):
 # ---- sharing out
 
 
-def epoch_of(sampler, epoch=0, first_step=0):
-    sampler.epoch, sampler.first_step = epoch, first_step
+def epoch_of(sampler, epoch=0, first_draw=0):
+    sampler.epoch, sampler.first_draw = epoch, first_draw
     return list(sampler)
+
+
+def draws_of_steps(draws, size, world_size=1, accumulate=1, first_draw=0):
+    """Of each step the numbers that its processes draw, part by part and rank by rank."""
+    samplers = [EpochSampler(draws, size, r, world_size, accumulate) for r in range(world_size)]
+    epochs = [epoch_of(sampler, 0, first_draw) for sampler in samplers]
+    assert {len(epoch) for epoch in epochs} == {len(samplers[0])}
+    batches = [batch for together in zip(*epochs, strict=True) for batch in together]
+    a_step = world_size * accumulate
+    steps = [batches[i : i + a_step] for i in range(0, len(batches), a_step)]
+    return [[number for batch in step for _, number in batch] for step in steps]
 
 
 def test_an_incomplete_batch_is_dropped():
@@ -491,24 +556,80 @@ def test_processes_together_take_the_batches_of_one_process(world_size):
 def test_an_epoch_goes_on_where_it_was_left():
     whole = epoch_of(EpochSampler(draws=23, size=5), epoch=1)
     resumed = EpochSampler(draws=23, size=5)
-    assert epoch_of(resumed, epoch=1, first_step=3) == whole[3:]
-    assert len(resumed) == 1 and resumed.steps == 4
-    assert epoch_of(resumed, epoch=1, first_step=4) == []
+    assert epoch_of(resumed, epoch=1, first_draw=15) == whole[3:]
+    assert (len(resumed), resumed.first_step, resumed.steps) == (1, 3, 4)
+    assert epoch_of(resumed, epoch=1, first_draw=20) == []
+    assert (len(resumed), resumed.first_step, resumed.steps) == (0, 4, 4)
 
 
-@pytest.mark.parametrize(("draws", "size", "world_size"), [(3, 4, 1), (7, 4, 2), (0, 1, 1)])
-def test_draws_that_fill_no_batch_are_refused(draws, size, world_size):
-    with pytest.raises(InputError, match=f"datasetLen {draws} does not fill one batch of {size}"):
-        EpochSampler(draws, size, 0, world_size)
+def test_processes_and_parts_take_the_draws_of_a_step_in_one_order():
+    expected = [list(range(0, 6)), list(range(6, 12)), list(range(12, 18))]
+    assert draws_of_steps(20, 6) == expected
+    assert draws_of_steps(20, 3, world_size=2) == expected
+    assert draws_of_steps(20, 3, accumulate=2) == expected
+    assert draws_of_steps(20, 1, world_size=3, accumulate=2) == expected
+
+
+def test_a_part_is_shared_out_before_the_next_one_begins():
+    batches = [epoch_of(EpochSampler(14, 2, rank, 2, accumulate=2), epoch=3) for rank in (0, 1)]
+    assert batches[0] == [[(3, 0), (3, 1)], [(3, 4), (3, 5)]]
+    assert batches[1] == [[(3, 2), (3, 3)], [(3, 6), (3, 7)]]
+
+
+def test_a_loader_has_as_many_batches_as_parts():
+    sampler = EpochSampler(draws=50, size=3, world_size=2, accumulate=2)
+    assert (sampler.draws_a_step, sampler.steps, len(sampler)) == (12, 4, 8)
+    sampler.first_draw = 24
+    assert (sampler.first_step, sampler.steps, len(sampler)) == (2, 4, 4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    draws=st.integers(1, 60),
+    parts=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)), min_size=2, max_size=4
+    ),
+    stops=st.lists(st.integers(0, 5), min_size=3, max_size=3),
+)
+def test_a_run_resumed_with_other_sizes_draws_none_twice_and_leaves_none_out(draws, parts, stops):
+    done, drawn = 0, []
+    for (size, world_size, accumulate), stop in zip(parts, [*stops, 0], strict=False):
+        if size * world_size * accumulate > draws:
+            continue
+        steps = draws_of_steps(draws, size, world_size, accumulate, first_draw=done)[:stop]
+        drawn += [number for step in steps for number in step]
+        done += len(steps) * size * world_size * accumulate
+    assert drawn == list(range(done))
+
+
+def test_steps_count_from_the_start_of_the_epoch_whatever_their_size_was():
+    sampler = EpochSampler(draws=100, size=10)
+    sampler.first_draw = 36  # of three steps of 12
+    assert (sampler.first_step, sampler.steps, len(sampler)) == (3, 9, 6)
+    assert next(iter(sampler))[0] == (0, 36)
+
+
+@pytest.mark.parametrize(
+    ("draws", "size", "world_size", "accumulate", "a_step"),
+    [(3, 4, 1, 1, 4), (7, 4, 2, 1, 8), (0, 1, 1, 1, 1), (23, 4, 2, 3, 24)],
+)
+def test_draws_that_fill_no_step_are_refused(draws, size, world_size, accumulate, a_step):
+    with pytest.raises(InputError) as error:
+        EpochSampler(draws, size, 0, world_size, accumulate)
+    assert str(error.value) == (
+        f"datasetLen {draws} does not fill one batch of {size} on {world_size} process(es) x "
+        f"{accumulate}: a step takes {a_step} draws. Lower --batch, or raise --datasetLen."
+    )
+    EpochSampler(a_step, size, 0, world_size, accumulate)
 
 
 def draw_settings(**changed):
     return {"seed": 7, "skip_bad": True, "augmentation": "light", "per_class": 2, **changed}
 
 
-def loaded(kind, images, workers, epochs=1):
+def loaded(kind, images, workers, epochs=1, **more):
     sampler = EpochSampler(draws=9, size=4)
-    more = {"draw_settings": draw_settings(), "workers": workers}
+    more = {"draw_settings": draw_settings(), "workers": workers, **more}
     batches = build_batches(kind, images, READ, sampler, **more)
     found = []
     for epoch in range(epochs):
@@ -538,6 +659,18 @@ def test_any_number_of_workers_gives_the_same_batches(tmp_path, kind):
     assert not torch.equal(alone[0]["photos"], alone[2]["photos"])  # another epoch
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_pictures_give_the_same_batches(tmp_path, kind, workers):
+    images = training_list(tmp_path)
+    break_file(images, 0)
+    plain = loaded(kind, images, 0, epochs=2)
+    for _ in range(2):  # while pictures are kept, and of what was kept
+        cached = loaded(kind, images, workers, epochs=2, cache_images=tmp_path / "kept")
+        for one, other in zip(plain, cached, strict=True):
+            assert one.keys() == other.keys() and one["unreadable"] == other["unreadable"]
+            assert all(torch.equal(one[name], other[name]) for name in ROWS)
+
+
 def test_loading_leaves_the_random_numbers_of_training_alone(tmp_path):
     images = training_list(tmp_path)
     before = torch.get_rng_state()
@@ -548,12 +681,12 @@ def test_loading_leaves_the_random_numbers_of_training_alone(tmp_path):
 def test_two_processes_see_the_pictures_of_one_with_twice_the_batch(tmp_path, kind):
     images = training_list(tmp_path)
     sampler = EpochSampler(draws=8, size=8)
-    settings = {"draw_settings": draw_settings(skip_bad=False), "workers": 0}
-    (whole,) = build_batches(kind, images, READ, sampler, **settings)
+    more = {"draw_settings": draw_settings(skip_bad=False), "workers": 0}
+    (whole,) = build_batches(kind, images, READ, sampler, **more)
     parts = []
     for rank in (0, 1):
         sampler = EpochSampler(8, 4, rank, world_size=2)
-        parts += build_batches(kind, images, READ, sampler, **settings)
-    for name in ("sketches", "photos", "sketch_targets", "photo_targets"):
+        parts += build_batches(kind, images, READ, sampler, **more)
+    for name in ROWS:
         halves = [part[name].unflatten(0, (2, 4)) for part in parts]  # (place in the draw, draw)
         assert torch.equal(torch.cat(halves, dim=1).flatten(0, 1), whole[name])

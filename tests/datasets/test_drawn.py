@@ -27,7 +27,7 @@ from datasets.drawn.shapes import (
     turned,
 )
 from datasets.drawn.sketch import SHORT, SMALL, _Hand, draw_sketch, evenly_spaced, leave_out
-from datasets.images import INK, _inked, dark_on_white, fit_sketch
+from datasets.images import INK, dark_on_white, fit_sketch
 from datasets.synthetic import (
     PHOTO_POSE,
     SKETCH_POSE,
@@ -152,9 +152,9 @@ def test_photo_and_sketch_show_the_whole_object(category):
             assert not frame(mask).any()
             assert 0.03 < np.mean(np.asarray(mask) > 0) < 0.9
         strokes = np.repeat(np.asarray(pair.sketch)[..., None], 3, axis=2)
-        assert 0.01 < _inked(strokes).mean() < 0.5
-        found, empty = dark_on_white(pair.sketch)
-        assert not empty and np.array_equal(found, strokes)
+        found, ink = dark_on_white(pair.sketch)
+        assert 0.01 < ink.mean() < 0.5
+        assert np.array_equal(found, strokes)
         assert (fit_sketch(strokes, 96).sum(dim=0) <= INK).any()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sample_data import shared_file
 
-from datasets.images import MARGIN, Preprocessing, fit_sketch
+from datasets.images import MARGIN, Preprocessing, dark_on_white, fit_sketch, open_image
 
 HALF = (0.5, 0.5, 0.5)
 PUBLISHED = Preprocessing(size=224, mean=HALF, std=HALF, crop=True)
@@ -192,6 +192,106 @@ def test_values_are_scaled_and_normalised_per_channel(tmp_path):
     assert tensor.dtype == torch.float32
     for channel, value in zip(tensor, (-1.0, 3.0, 2.0), strict=True):
         torch.testing.assert_close(channel, torch.full((4, 4), value))
+
+
+def test_normalising_equals_doing_it_number_by_number_whatever_comes_before_the_channels():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    preprocessing = Preprocessing(16, mean, std, crop=True)
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).repeat(3, 1, 1)
+    one = preprocessing.normalise(levels)
+    for channel in range(3):
+        for level in range(256):
+            share = np.float32(level) / np.float32(255)
+            value = (share - np.float32(mean[channel])) / np.float32(std[channel])
+            assert one[channel].flatten()[level].item() == value
+    for before in ((), (2,), (2, 3)):
+        many = preprocessing.normalise(levels.expand(*before, 3, 16, 16))
+        assert many.dtype == torch.float32 and torch.equal(many, one.expand(*before, 3, 16, 16))
+
+
+def test_what_was_normalised_in_inference_mode_changes_nothing_for_training():
+    preprocessing = Preprocessing(4, (0.125, 0.25, 0.5), (0.75, 0.5, 0.25), crop=True)
+    levels = torch.full((3, 4, 4), 51, dtype=torch.uint8)
+    with torch.inference_mode():
+        inferred = preprocessing.normalise(levels).tolist()
+    weight = torch.ones(3, 1, 1, requires_grad=True)
+    (preprocessing.normalise(levels) * weight).sum().backward()
+    assert preprocessing.normalise(levels).tolist() == inferred
+    assert weight.grad.isfinite().all()
+
+
+def slow_dark_on_white(pixels):
+    """Whether an opaque sketch has a dark ground: by floats, of means of the three channels."""
+    grey = np.array([[sum(map(int, pixel)) / 3 for pixel in row] for row in pixels])
+    border = [*grey[0], *grey[-1], *grey[:, 0], *grey[:, -1]]
+    return np.median(grey) < 128 and np.median(border) < 128
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    levels=st.lists(st.sampled_from([0, 100, 127, 128, 129, 255]), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_a_ground_is_dark_where_the_medians_of_picture_and_border_are(height, width, levels, seed):
+    random = np.random.default_rng(seed)
+    pixels = random.choice(np.array(levels, dtype=np.uint8), (height, width, 3))
+    pixels[0, 0] = 0  # ink, for or against a dark ground
+    shown, ink = dark_on_white(Image.fromarray(pixels))
+    dark = slow_dark_on_white(pixels)
+    if not dark:
+        np.testing.assert_array_equal(shown, pixels)
+    elif ((255 - pixels).sum(axis=2, dtype=int) <= 300).any():
+        np.testing.assert_array_equal(shown, 255 - pixels)
+    np.testing.assert_array_equal(ink, shown.sum(axis=2, dtype=int) <= 300)
+
+
+# ---- shrunk while it is decoded
+
+
+@pytest.fixture
+def large_photo(tmp_path):
+    """A smooth photo of 800 x 600 px."""
+    patches = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(patches).resize((800, 600), Image.Resampling.BICUBIC).save(file, quality=95)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"), [(64, (100, 75)), (76, (200, 150)), (300, (400, 300)), (301, (800, 600))]
+)
+def test_a_draft_is_the_smallest_that_is_not_below_the_size(large_photo, size, decoded):
+    assert open_image(large_photo, size).size == decoded
+    assert open_image(large_photo).size == (800, 600)
+
+
+def test_a_draft_shows_the_photo_and_differs_from_it_a_little(large_photo):
+    whole = Preprocessing(64, HALF, HALF, crop=True).levels(large_photo, "photo").int()
+    draft = Preprocessing(64, HALF, HALF, True, draft=True).levels(large_photo, "photo").int()
+    assert 0 < (draft - whole).abs().max() <= 12
+
+
+def test_a_draft_of_a_photo_stands_upright(large_photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(large_photo) as image:
+        image.save(large_photo.with_name("turned.jpg"), exif=exif, quality=95)
+    preprocessing = Preprocessing(64, HALF, HALF, crop=True, draft=True)
+    upright = preprocessing.levels(large_photo, "photo").rot90(-1, (1, 2)).int()
+    turned = preprocessing.levels(large_photo.with_name("turned.jpg"), "photo").int()
+    assert open_image(large_photo.with_name("turned.jpg"), 64).size == (75, 100)
+    assert (turned - upright).abs().max() <= 12
+
+
+def test_only_photos_and_only_jpegs_are_drafts(large_photo, tmp_path):
+    with Image.open(large_photo) as image:
+        image.save(tmp_path / "photo.png")
+    plain = Preprocessing(64, HALF, HALF, crop=True)
+    draft = Preprocessing(64, HALF, HALF, crop=True, draft=True)
+    for file, modality in ((large_photo, "sketch"), (tmp_path / "photo.png", "photo")):
+        assert torch.equal(draft.levels(file, modality), plain.levels(file, modality))
 
 
 def test_without_crop_a_sketch_is_stretched_like_a_photo(tmp_path):
