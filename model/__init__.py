@@ -76,6 +76,25 @@ def load_model(
     return method, checkpoint
 
 
+def checkpoint_of(method: "Method", training: bool) -> dict:
+    """What of a checkpoint load_model() rebuilds the method from.
+
+    training: keep what only training uses. Raises InputError where weights are not finite.
+    """
+    from utils.checkpoints import all_finite
+    from utils.errors import InputError
+
+    state = method.state_dict()
+    if not all_finite(state.values()):
+        raise InputError(
+            "the weights are no longer finite and are not saved. Go on from the checkpoint before "
+            "with --resume, and with --clip 1 or --amp off."
+        )
+    if not training:
+        state = {n: t for n, t in state.items() if not n.startswith(method.training_only)}
+    return {"format": FORMAT, "method": method.name, "settings": method.settings, "model": state}
+
+
 def _class_of(method: str) -> type["Method"]:
     module, name = METHODS[method].split(":")
     return getattr(importlib.import_module(module), name)

@@ -5,22 +5,28 @@ side itself, keys from the other, values again from the side itself.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 Pairs = tuple[Tensor, Tensor]
 
 
 class CrossAttention(nn.Module):
-    """Layers that update sketch and photo tokens side by side, each reading the other's."""
+    """Layers that update sketch and photo tokens side by side, each reading the other's.
+
+    checkpointing (attribute): layers keep no activations for the way back, but compute them again.
+    """
 
     def __init__(self, *, width: int, heads: int, hidden: int, layers: int, dropout: float):
         super().__init__()
         arguments = {"width": width, "heads": heads, "hidden": hidden, "dropout": dropout}
         self.sketch_layers = nn.ModuleList(CrossAttentionLayer(**arguments) for _ in range(layers))
         self.photo_layers = nn.ModuleList(CrossAttentionLayer(**arguments) for _ in range(layers))
+        self.checkpointing = False
 
     @torch.no_grad()
     def start_as_identity(self) -> None:
@@ -39,6 +45,9 @@ class CrossAttention(nn.Module):
         several pairs is projected once; None: sketch i with photo i. Returns two of (B, N, D).
         """
         for sketch_layer, photo_layer in zip(self.sketch_layers, self.photo_layers, strict=True):
+            if self.checkpointing and torch.is_grad_enabled():
+                sketch_layer = partial(checkpoint, sketch_layer, use_reentrant=False)
+                photo_layer = partial(checkpoint, photo_layer, use_reentrant=False)
             sketch, photo = (
                 sketch_layer(sketch, photo, pairs),
                 photo_layer(photo, sketch, pairs and pairs[::-1]),
@@ -70,8 +79,8 @@ class CrossAttentionLayer(nn.Module):
         """
         query, key, value = self.query(own), self.key(other), self.value(own)
         if pairs:
-            own, query, value = (tokens[pairs[0]] for tokens in (own, query, value))
-            key = key[pairs[1]]
+            own, query, value = (tokens.index_select(0, pairs[0]) for tokens in (own, query, value))
+            key = key.index_select(0, pairs[1])
         attended = F.scaled_dot_product_attention(
             split_heads(query, self.heads),
             split_heads(key, self.heads),

@@ -57,25 +57,35 @@ def forgetting(tokens: Tensor, taught: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mine_pairs(
-    sketches: Tensor, photos: Tensor, sketch_targets: Tensor, photo_targets: Tensor, hardest: int
+    sketches: Tensor,
+    photos: Tensor,
+    sketch_targets: Tensor,
+    photo_targets: Tensor,
+    chances: Tensor,
+    hardest: int,
 ) -> tuple[Tensor, Tensor]:
     """Pairs of a batch to judge: each sketch with a photo of its class, then with one of another.
 
-    Both are drawn from torch's generator: the match among the photos of the class, the other among
-    the `hardest` photos of other classes that look most like the sketch (cosine). sketches: (S, D),
-    photos: (P, D), targets (S,), (P,); each sketch has a match and the batch two classes. Numbers
-    of sketches and of photos, (2 S,) each; the first S pairs match.
+    The match is any photo of the class, the other any of the `hardest` photos of other classes that
+    look most like the sketch (cosine). chances: (S, 2), uniform in [0, 1), decide which: the same
+    ones choose the same pairs, in whatever order the photos come. sketches: (S, D), photos: (P, D),
+    targets (S,), (P,); each sketch has a match and the batch two classes. Numbers of sketches and
+    of photos, (2 S,) each; the first S pairs match.
     """
     similarity = F.normalize(sketches, dim=-1) @ F.normalize(photos, dim=-1).T  # (S, P)
     same = sketch_targets[:, None] == photo_targets[None, :]
-    matching = torch.multinomial(same.float(), 1).squeeze(1)  # (S,)
+    matches = similarity.masked_fill(~same, -torch.inf)
     others = similarity.masked_fill(same, -torch.inf)
     nearest = others.topk(min(hardest, others.shape[1]), dim=1)  # (S, hardest)
-    possible = nearest.values.isfinite().float()  # fewer where the batch has few other classes
-    possible[possible.sum(dim=1) == 0] = 1  # tokens are not finite: the losses will tell
-    chosen = torch.multinomial(possible, 1)
+    # Fewer where the batch has few other classes; none where tokens are not finite: losses tell.
+    possible = nearest.values.isfinite().sum(dim=1)
+    matching = _chosen(matches.argsort(dim=1, descending=True), same.sum(dim=1), chances[:, 0])
+    other = _chosen(nearest.indices, possible, chances[:, 1])
     sketch_numbers = torch.arange(len(sketches), device=sketches.device)
-    return (
-        sketch_numbers.repeat(2),
-        torch.cat([matching, nearest.indices.gather(1, chosen).squeeze(1)]),
-    )
+    return sketch_numbers.repeat(2), torch.cat([matching, other])
+
+
+def _chosen(candidates: Tensor, counts: Tensor, chances: Tensor) -> Tensor:
+    """One of the first `counts` candidates of each row: (S, P), (S,), (S,) -> (S,)."""
+    places = torch.minimum((chances * counts).long(), counts - 1).clamp(min=0)
+    return candidates.gather(1, places[:, None]).squeeze(1)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from utils.errors import InputError
+
 MODALITIES = ("sketch", "photo")
 NO_LENGTH = 1e-12  # of vectors, as in torch's normalize
 Features = dict[str, Tensor]
@@ -74,6 +76,13 @@ class Method(nn.Module, ABC):
     def parameter_groups(self, recipe: dict) -> list[dict]:
         """Parameters for the optimiser, with their own learning rate or decay where they differ."""
         return [{"params": list(self.parameters())}]
+
+    def checkpoint_blocks(self) -> None:
+        """Keep no activations inside blocks for the way back, but compute them again there.
+
+        Raises InputError where a method has no such blocks.
+        """
+        raise InputError(f"--checkpoint_blocks: {self.name} has no blocks to compute again.")
 
     def before_training(self) -> None:
         """Called once before the first step of a run; not when a run is resumed."""

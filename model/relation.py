@@ -69,12 +69,13 @@ class RelationNetwork(nn.Module):
         return tokens if self.reduce is None else self.reduce(tokens)
 
     def compare(self, sketch: Tensor, photo: Tensor, cosines: Tensor | None = None) -> Tensor:
-        """Logits (B,) of B pairs, by their anchors: (B, A, C) each."""
-        similarities = anchor_similarities(sketch, photo)  # (B, A, A)
-        logits = self.score(similarities.flatten(1)).squeeze(1)
-        if self.shortcut is None:
-            return logits
-        return logits + self.shortcut(cosines, similarities)
+        """Logits (B,) of B pairs, by their anchors: (B, A, C) each. In fp32 under autocast, too."""
+        with torch.autocast(sketch.device.type, enabled=False):
+            similarities = anchor_similarities(sketch.float(), photo.float())  # (B, A, A)
+            logits = self.score(similarities.flatten(1)).squeeze(1)
+            if self.shortcut is None:
+                return logits
+            return logits + self.shortcut(cosines, similarities)
 
 
 class Downsampling(nn.Conv2d):

@@ -5,12 +5,14 @@ selection of tokens follows EViT (Liang et al., ICLR 2022).
 """
 
 import math
+from functools import partial
 
 import timm
 import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from utils.errors import InputError
 
@@ -36,8 +38,9 @@ class Tokenizer(nn.Module):
     depth); 1 keeps all.
     dropout: on the embeddings, twice in each MLP and on each attention output.
 
-    tokens (attribute): how many patch tokens come out. Raises InputError for a `vit` that does not
-    fit.
+    tokens (attribute): how many patch tokens come out. checkpointing (attribute): blocks keep no
+    activations for the way back, but compute them again.
+    Raises InputError for a `vit` that does not fit.
     """
 
     def __init__(self, *, vit: str, keep_rate: float, dropout: float):
@@ -48,6 +51,7 @@ class Tokenizer(nn.Module):
         patch = self.vit.patch_embed.patch_size[0]
         self.scale_stem = ScaleStem(self.width, patch)
         self.keep_rate = keep_rate
+        self.checkpointing = False
         depth = len(self.vit.blocks)
         self.selecting = [] if keep_rate == 1 else [depth * i // 4 for i in (1, 2, 3)]
         self.tokens = self.vit.patch_embed.num_patches
@@ -62,7 +66,9 @@ class Tokenizer(nn.Module):
         x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, D)
         x = vit.pos_drop(x + vit.pos_embed)
         for number, block in enumerate(vit.blocks):
-            x = self._select_in(block, x) if number in self.selecting else block(x)
+            through = partial(self._select_in, block) if number in self.selecting else block
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(through, x, use_reentrant=False) if again else through(x)
         return vit.norm(x)
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from model.published import backbone_from_file
 from model.relation import DOWNSAMPLING, RelationNetwork, possible_anchors
 from model.tokenizer import Tokenizer
 from model.whitening import Whitening
+from utils.distributed import gather_rows
 from utils.errors import InputError
 
 TRIPLET_MARGIN = 1.0
@@ -156,9 +157,11 @@ class ZSE(Method):
         """The losses of a batch, which datasets/batches.py describes.
 
         Half of the pairs match, and come first. Of triplets, pair i is sketch i with photo i (the
-        published pairs); of classes, pairs are mined, see losses.py.
+        published pairs); of classes, pairs are mined, see losses.py. Photos to be told apart from
+        are those of all processes: together they compute what one would with all their images.
         """
-        sketch, photo = self.tokenizer(batch["sketches"]), self.tokenizer(batch["photos"])
+        images = batch["sketches"], batch["photos"]
+        sketch, photo = self.tokenizer(torch.cat(images)).split([len(side) for side in images])
         taught = None
         if self.teacher is not None:
             with torch.no_grad():
@@ -167,19 +170,17 @@ class ZSE(Method):
         if self.training and self.whitening is not None:
             self.whitening.follow(*retrieval)
         compared = [self._compared(t, m) for t, m in zip(retrieval, MODALITIES, strict=True)]
-        targets = batch["sketch_targets"], batch["photo_targets"]
         pairs = None
         if self.batches == "classes":
-            pairs = mine_pairs(*compared, *targets, hardest=HARDEST)
-            compared = [side[numbers] for side, numbers in zip(compared, pairs, strict=True)]
+            pairs, compared, photo = self._mined(batch, compared, photo)
         cosines = F.cosine_similarity(*compared)  # (B,)
         crossed_sketch, crossed_photo = self.cross_attention(sketch, photo, pairs)
-        logits = self.relation(crossed_sketch[:, 1:], crossed_photo[:, 1:], cosines).float()  # (B,)
+        logits = self.relation(crossed_sketch[:, 1:], crossed_photo[:, 1:], cosines)  # (B,)
         with torch.autocast(logits.device.type, enabled=False):
             crossed = crossed_sketch[:, 0].float(), crossed_photo[:, 0].float()
             # Both stay in the sum at weight 0: DDP wants a gradient for every parameter.
             losses = {"triplet": _triplet(*crossed), "relation": self._relation(logits)}
-            losses |= self._retrieval_losses(*retrieval, *targets, taught)
+            losses |= self._retrieval_losses(*retrieval, batch, taught)
         return {name: self.weights[name] * loss for name, loss in losses.items()}
 
     def encode(self, images: Tensor, modality: str) -> Features:
@@ -214,6 +215,10 @@ class ZSE(Method):
                 groups[rate * recipe["new_rate"]].append(parameter)
         return [{"params": members, "lr": lr} for lr, members in groups.items()]
 
+    def checkpoint_blocks(self) -> None:
+        """Of the teacher's blocks nothing is kept anyway."""
+        self.tokenizer.checkpointing = self.cross_attention.checkpointing = True
+
     def before_training(self) -> None:
         """Keep what the tokenizer says now, for distillation."""
         if self.teacher is not None:
@@ -232,6 +237,21 @@ class ZSE(Method):
             return retrieval
         return self.whitening(retrieval, MODALITIES.index(modality))
 
+    def _mined(self, batch: dict, compared: list[Tensor], photo: Tensor):
+        """Pairs of this process's sketches with photos of all processes.
+
+        compared: what -r sa compares, (S, D) and (P, D); photo: tokens (P, 1 + N, D). Numbers of
+        sketch and photo of B pairs, the vectors of both sides (B, D), tokens of numbered photos.
+        """
+        photos = gather_rows(compared[1])
+        targets = batch["sketch_targets"], gather_rows(batch["photo_targets"])
+        pairs = mine_pairs(compared[0], photos, *targets, batch["chances"], hardest=HARDEST)
+        compared = [s.index_select(0, n) for s, n in zip((compared[0], photos), pairs, strict=True)]
+        if len(photos) > len(photo):  # several processes: only chosen photos of others are needed
+            photo = gather_rows(photo).index_select(0, pairs[1])
+            pairs = pairs[0], torch.arange(len(photo), device=photo.device)
+        return pairs, compared, photo
+
     def _relation(self, logits: Tensor) -> Tensor:
         half = len(logits) // 2
         matches = logits.new_tensor([1.0, 0.0]).repeat_interleave(half)
@@ -241,21 +261,20 @@ class ZSE(Method):
         self,
         sketches: Tensor,
         photos: Tensor,
-        sketch_targets: Tensor,
-        photo_targets: Tensor,
+        batch: dict,
         taught: Tensor | None,
     ) -> dict[str, Tensor]:
         """Those losses of the retrieval tokens before cross-attention that have a weight."""
         losses = {}
+        targets = batch["sketch_targets"], batch["photo_targets"]
         if self.weights["contrastive"]:
             temperature = 1 / self.contrastive_scale.exp().clamp(max=HIGHEST_SCALE)
-            losses["contrastive"] = classwise_contrastive(
-                sketches, photos, sketch_targets, photo_targets, temperature
-            )
+            of_all = [gather_rows(rows) for rows in (sketches, photos, *targets)]
+            losses["contrastive"] = classwise_contrastive(*of_all, temperature)
         if self.weights["classification"]:
             losses["classification"] = F.cross_entropy(
                 self.classifier(torch.cat([sketches, photos])),
-                torch.cat([sketch_targets, photo_targets]),
+                torch.cat(targets),
                 label_smoothing=LABEL_SMOOTHING,
             )
         if taught is not None:

@@ -26,12 +26,15 @@ def is_main() -> bool:
 
 
 def init_processes(device: torch.device) -> None:
-    """Join the other processes (NCCL on GPUs, gloo on CPUs); nothing to do for a single one."""
+    """Join the other processes; nothing to do for a single one.
+
+    Tensors on GPUs are shared through NCCL, those on CPUs, and objects, through gloo.
+    """
     if world_size() == 1:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     # A process may be done with its share long before another; torchrun ends all when one fails.
     dist.init_process_group(backend, timeout=timedelta(days=1))
 
@@ -48,13 +51,13 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up in any process; all must ask at the same point."""
+def any_process(*flags: bool) -> list[bool]:
+    """Whether each flag is up in any process; all must ask at the same point."""
     if not dist.is_initialized():
-        return flag
-    shared = torch.tensor(float(flag), device=device)
+        return list(flags)
+    shared = torch.tensor(flags, dtype=torch.uint8)  # on the CPU: no GPU has to be waited for
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared.item())
+    return shared.bool().tolist()
 
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
@@ -75,6 +78,14 @@ def gather_objects(content: object) -> list:
     return gathered
 
 
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows that every process brings, by rank, in every process: (R, ...) -> (world R, ...).
+
+    Differentiable: gradients go back to whoever brought a row. All bring equally many.
+    """
+    return _GatheredRows.apply(tensor) if dist.is_initialized() else tensor
+
+
 def from_main(content: object) -> object:
     """What the first process brings, in every process; any object that can be pickled."""
     if not dist.is_initialized():
@@ -88,6 +99,12 @@ def broadcast(tensor: torch.Tensor, source: int) -> None:
     """Fill the tensor, in every process, with that of the process of this rank."""
     if dist.is_initialized():
         dist.broadcast(tensor, src=source)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process has gone."""
+    lost = (dist.DistNetworkError, dist.DistBackendError)
+    return isinstance(error, lost) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def choose_device(name: str) -> torch.device:
@@ -105,3 +122,19 @@ def choose_device(name: str) -> torch.device:
     if index >= torch.cuda.device_count():
         raise InputError(f"-c {index}: this machine has GPUs 0 to {torch.cuda.device_count() - 1}.")
     return torch.device("cuda", index)
+
+
+class _GatheredRows(torch.autograd.Function):
+    """torch's own (distributed.nn.functional.all_gather) is deprecated, its successor is new."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.chunk(world_size())[rank()]

@@ -1,4 +1,4 @@
-"""One seed for python, numpy and torch, and the random state to save and to restore."""
+"""One seed for python, numpy and torch, and one for each step."""
 
 import random
 
@@ -13,16 +13,11 @@ def seed_everything(seed: int, rank: int = 0) -> None:
     torch.manual_seed(seed + rank)
 
 
-def random_state() -> dict:
-    """The state of torch's generators, which dropout draws from, as tensors."""
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
+def seed_step(*numbers: int) -> None:
+    """Seed torch, which dropout draws from, by numbers that tell one step from all others.
 
-
-def restore_random_state(state: dict) -> None:
-    """Undo what happened to torch's generators since random_state()."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    What a step draws then depends on nothing that happened before: not on other steps, on
+    validation, or on whether the run was interrupted.
+    """
+    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(seed >> np.uint64(1)))

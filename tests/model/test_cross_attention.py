@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from saved_tensors import Kept
 from torch import nn
 
 from model.cross_attention import CrossAttention, CrossAttentionLayer, UnbiasedLayerNorm
@@ -199,6 +200,33 @@ def test_dropout_also_falls_on_the_attention_weights():
     layer(own, other)
     layer(own, other)
     assert not torch.equal(*attended)
+
+
+# ---- layers computed again
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("paired", [False, True])
+def test_layers_computed_again_give_the_same_gradient_to_the_bit(layers, paired):
+    """With dropout on; among the gradients those of the tokens that came in."""
+    results = []
+    for again in (False, True):
+        attention = _build(layers, dropout=0.3).train()
+        attention.checkpointing = again
+        sketch, photo = (torch.randn(3, 5, WIDTH, requires_grad=True) for _ in range(2))
+        pairs = (torch.tensor([2, 0, 2, 1]), torch.tensor([1, 1, 0, 2])) if paired else None
+        torch.manual_seed(3)
+        kept = Kept()
+        with kept:
+            crossed = attention(sketch, photo, pairs)
+        sum(tokens.square().sum() for tokens in crossed).backward()
+        gradients = {name: p.grad for name, p in attention.named_parameters()}
+        gradients |= {"sketch": sketch.grad, "photo": photo.grad}
+        results.append((crossed, gradients, torch.rand(()), kept.numbers))
+    (*plain, kept_in_plain), (*again, kept_in_again) = results
+    torch.testing.assert_close(again, plain, rtol=0, atol=0)
+    assert all(g.any() for name, g in plain[1].items() if not name.endswith("key.bias"))
+    assert kept_in_again < 0.1 * kept_in_plain
 
 
 def _untrained(layers: int, dropout: float = 0.0) -> CrossAttention:

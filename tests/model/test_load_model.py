@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import checkpoint_of as content_of
 from model import load_model
 from model.published import UNUSED, to_theirs
 from utils.errors import InputError
@@ -172,6 +173,37 @@ def test_what_only_training_uses_starts_anew_unless_resumed(tmp_path, build_smal
     assert not torch.equal(loaded.classifier.weight, former.classifier.weight)
     resumed, _ = load_model(tmp_path / "file.pth", replaced={"dropout": 0.0}, resumed=True)
     _assert_same_tensors(resumed.state_dict(), former.state_dict())
+
+
+# ---- what is saved
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_saved_of_a_method_rebuilds_it(training, tmp_path, build_small):
+    method = build_small(**TRAINED_OTHERWISE)
+    method.whitening.follow(torch.randn(9, 64), torch.randn(9, 64))
+    content = content_of(method, training)
+    left_out = {name for name in method.state_dict() if name not in content["model"]}
+    only_for_training = ("classifier.", "teacher.", "contrastive_scale")
+    assert left_out == {
+        name for name in method.state_dict() if name.startswith(only_for_training) and not training
+    }
+    torch.save(content, tmp_path / "file.pth")
+    loaded, checkpoint = load_model(tmp_path / "file.pth", resumed=training)
+    assert (checkpoint["method"], loaded.settings) == ("zse_sbir", method.settings)
+    state = loaded.state_dict()
+    _assert_same_tensors({name: state[name] for name in content["model"]}, content["model"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["tokenizer.vit.pos_embed", "whitening.means", "teacher.vit"])
+def test_weights_that_are_not_finite_are_not_saved(name, value, build_small):
+    method = build_small(**TRAINED_OTHERWISE)
+    content_of(method, training=True)
+    tensor = next(t for n, t in method.state_dict().items() if n.startswith(name))
+    tensor.view(-1)[-1] = value
+    with pytest.raises(InputError, match=r"no longer finite and are not saved.*--resume"):
+        content_of(method, training=True)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

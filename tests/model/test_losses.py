@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -166,9 +167,9 @@ def test_forgetting_is_the_mean_of_1_less_the_cosine():
 @pytest.mark.parametrize("hardest", [1, 3, 100])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_first_half_matches_and_the_second_does_not(seed, hardest):
-    sketches, photos, sketch_targets, photo_targets = _draw_classes(seed)
-    torch.manual_seed(seed)
-    of_sketch, of_photo = mine_pairs(sketches, photos, sketch_targets, photo_targets, hardest)
+    batch = _draw_classes(seed)
+    sketches, _, sketch_targets, photo_targets, _ = batch
+    of_sketch, of_photo = mine_pairs(*batch, hardest)
     S = len(sketches)
     assert of_sketch.tolist() == [*range(S), *range(S)]
     assert of_photo.shape == (2 * S,)
@@ -176,48 +177,133 @@ def test_the_first_half_matches_and_the_second_does_not(seed, hardest):
     assert same.tolist() == [True] * S + [False] * S
 
 
+@pytest.mark.parametrize(
+    ("chances", "hardest", "match", "other"),
+    [
+        ((0.0, 0.0), 2, 2, 1),  # the closest of each
+        ((0.3, 0.4), 2, 2, 1),
+        ((0.4, 0.5), 2, 0, 5),
+        ((0.7, 0.9), 2, 4, 5),
+        ((0.7, 0.9), 3, 4, 3),
+        ((0.0, 0.9), 1, 2, 1),
+        ((0.9, 0.0), 100, 4, 1),
+    ],
+)
+def test_chances_choose_by_hand(chances, hardest, match, other):
+    """Cosines with the one sketch: 0.6, 0.8, 1, -1, 0 and 0.28; photos 0, 2 and 4 match."""
+    photos = torch.tensor([[3, 4], [8, -6], [0.1, 0], [-5, 0], [0, 2], [7, 24]]).float()
+    targets = torch.tensor([6]), torch.tensor([6, 1, 6, 1, 6, 2])
+    sketch, of_one = torch.tensor([[9.0, 0.0]]), torch.tensor([chances])
+    of_sketch, of_photo = mine_pairs(sketch, photos, *targets, of_one, hardest)
+    assert (of_sketch.tolist(), of_photo.tolist()) == ([0, 0], [match, other])
+
+
 @pytest.mark.parametrize("hardest", [1, 3, 7, 12])
-def test_every_match_and_exactly_the_hardest_others_are_drawn(hardest):
-    sketches, photos, sketch_targets, photo_targets = _draw_classes(0)
-    torch.manual_seed(0)
-    draws = [
-        mine_pairs(sketches, photos, sketch_targets, photo_targets, hardest)[1] for _ in range(300)
+def test_even_chances_take_every_match_and_each_of_the_hardest_equally_often(hardest):
+    sketches, photos, sketch_targets, photo_targets, _ = _draw_classes(0)
+    S, even = len(sketches), (torch.arange(84) + 0.5) / 84  # 84 = 4 x 21 = 12 x 7
+    found = [
+        mine_pairs(
+            *(sketches, photos, sketch_targets, photo_targets),
+            torch.tensor([chance, 1 - chance]).repeat(S, 1),
+            hardest,
+        )[1]
+        for chance in even
     ]
-    S = len(sketches)
     for s in range(S):
         matching = [p for p in range(len(photos)) if photo_targets[p] == sketch_targets[s]]
         others = [p for p in range(len(photos)) if photo_targets[p] != sketch_targets[s]]
         others.sort(key=lambda p: -torch.cosine_similarity(sketches[s], photos[p], dim=0).item())
-        assert {draw[s].item() for draw in draws} == set(matching)
-        assert {draw[S + s].item() for draw in draws} == set(others[:hardest])
-        assert len(others) == 12
+        assert (len(matching), len(others)) == (4, 12)
+        taken = Counter(of_photo[s].item() for of_photo in found)
+        assert taken == dict.fromkeys(matching, 21)
+        taken = Counter(of_photo[S + s].item() for of_photo in found)
+        assert taken == dict.fromkeys(others[:hardest], 84 // hardest)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_chances_choose_the_same_photos_in_whatever_order_they_come(seed):
+    sketches, photos, sketch_targets, photo_targets, chances = _draw_classes(seed)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
+    moved = photos[order], sketch_targets, photo_targets[order]
+    here = mine_pairs(sketches, photos, sketch_targets, photo_targets, chances, 3)[1]
+    there = mine_pairs(sketches, *moved, chances, 3)[1]
+    assert torch.equal(order[there], here) and not torch.equal(there, here)
+
+
+def test_each_sketch_is_served_by_its_own_chances():
+    sketches, photos, *targets, chances = _draw_classes(0)
+    former = mine_pairs(sketches, photos, *targets, chances, 8)[1].view(2, 8)
+    for kind in (0, 1):
+        changed = chances.clone()
+        changed[5, kind] = (changed[5, kind] + 0.5) % 1
+        now = mine_pairs(sketches, photos, *targets, changed, 8)[1].view(2, 8)
+        assert (now != former).nonzero().tolist() == [[kind, 5]]
+
+
+def test_the_largest_chance_below_1_is_the_last_photo_and_none_beyond():
+    """Of any number of them: rounding may not carry it over the end."""
+    highest = torch.tensor([[1 - 2.0**-24] * 2])
+    assert highest.max() < 1
+    for count in (1, 2, 3, 5, 12, 100, 1023):
+        angles = torch.linspace(0, 3, count)
+        photos = torch.stack([angles.cos(), angles.sin()], dim=1).repeat(2, 1)
+        photo_targets = torch.arange(2).repeat_interleave(count)
+        sketch = torch.tensor([[1.0, 0.0]])
+        found = mine_pairs(sketch, photos, torch.tensor([0]), photo_targets, highest, count)
+        assert found[1].tolist() == [count - 1, 2 * count - 1]
 
 
 def test_fewer_other_photos_than_hardest_are_enough():
     sketch_targets, photo_targets = torch.tensor([0, 1]), torch.tensor([0, 1, 1])
-    drawn = set()
+    found = set()
     for seed in range(20):
         torch.manual_seed(seed)
         of_sketch, of_photo = mine_pairs(
-            torch.randn(2, 5), torch.randn(3, 5), sketch_targets, photo_targets, hardest=8
+            *(torch.randn(2, 5), torch.randn(3, 5), sketch_targets, photo_targets),
+            torch.rand(2, 2),
+            hardest=8,
         )
         assert of_sketch.tolist() == [0, 1, 0, 1]
         assert of_photo[0] == of_photo[3] == 0  # the only photo of class 0
-        drawn.add(tuple(of_photo.tolist()))
-    assert len(drawn) == 4  # two photos to match sketch 1, two others for sketch 0
+        found.add(tuple(of_photo.tolist()))
+    assert len(found) == 4  # two photos to match sketch 1, two others for sketch 0
 
 
-def test_pairs_are_drawn_from_torchs_generator_alone():
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.99])
+def test_of_one_match_and_one_other_photo_there_is_no_choice(chance):
+    targets = torch.tensor([0, 1])
+    chances = torch.full((2, 2), chance)
+    _, of_photo = mine_pairs(torch.eye(2), torch.eye(2), targets, targets, chances, hardest=8)
+    assert of_photo.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("chance", [0.0, 0.99])
+def test_tokens_that_are_not_finite_give_numbers_of_photos_all_the_same(value, side, chance):
+    """The losses, which are not finite then, say what has happened."""
+    batch = list(_draw_classes(0))
+    for rows in (slice(3, 4), slice(None)):
+        batch[side] = batch[side].clone()
+        batch[side][rows] = value
+        batch[4] = torch.full((8, 2), chance)
+        of_sketch, of_photo = mine_pairs(*batch, hardest=3)
+        assert of_sketch.tolist() == [*range(8), *range(8)]
+        assert of_photo.shape == (16,) and all(0 <= p < 16 for p in of_photo.tolist())
+
+
+def test_pairs_are_drawn_from_no_generator():
     batch = _draw_classes(0)
-    before = random.getstate(), np.random.get_state()[1].tolist()
-    torch.manual_seed(3)
-    once, again = mine_pairs(*batch, hardest=8), mine_pairs(*batch, hardest=8)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
-    random.seed(1)
-    np.random.seed(1)
+
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = states()
+    once = mine_pairs(*batch, hardest=8)
+    assert states() == before
     torch.manual_seed(3)
     assert torch.equal(mine_pairs(*batch, hardest=8)[1], once[1])
-    assert not torch.equal(again[1], once[1])
 
 
 def _sigmoid(x: float) -> float:
@@ -225,13 +311,14 @@ def _sigmoid(x: float) -> float:
 
 
 def _draw_classes(seed: int):
-    """8 sketches and 16 photos of 4 classes, of very different lengths."""
+    """8 sketches and 16 photos of 4 classes, of very different lengths; targets and chances."""
     generator = torch.Generator().manual_seed(seed)
     sketches, photos = (
         torch.randn(count, 5, generator=generator) * 10 ** torch.rand(count, 1, generator=generator)
         for count in (8, 16)
     )
-    return sketches, photos, torch.arange(8) % 4, torch.arange(16) // 4
+    chances = torch.rand(8, 2, generator=generator)
+    return sketches, photos, torch.arange(8) % 4, torch.arange(16) // 4, chances
 
 
 def _draw(seed: int, *, sketches: int, photos: int, classes: int):

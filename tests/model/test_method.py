@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+from saved_tensors import Kept
 
 from datasets.batches import BATCHES
 from datasets.images import Preprocessing
 from model import METHODS, build_model, load_model
 from model.method import Method
+from utils.errors import InputError
 
 SMALL = {
     "zse_sbir": [
@@ -54,6 +56,7 @@ def batch(method, draw):
         "photos": draw(4, seed=1),
         "sketch_targets": torch.tensor([0, 1, 0, 1]),
         "photo_targets": torch.tensor([0, 1, 2, 0]),
+        "chances": torch.tensor([[0.1, 0.9], [0.2, 0.6], [0.7, 0.3], [0.4, 0.0]]),
     }
 
 
@@ -68,9 +71,7 @@ def test_is_what_the_table_says(method):
 
 
 def test_total_is_the_sum_of_the_named_losses(method, batch):
-    torch.manual_seed(1)  # pairs may be drawn
     losses = method.losses(batch, 0.5)
-    torch.manual_seed(1)
     made = method(batch, 0.5)
     assert losses
     assert "total" not in losses
@@ -146,3 +147,45 @@ def test_parameter_groups_hold_every_parameter_that_learns_once(method):
 def test_what_training_calls_can_be_called(method):
     method.before_training()
     method.after_step(1)
+
+
+def test_computing_blocks_again_changes_nothing_to_the_bit_and_keeps_less(method, batch):
+    """With dropout on, which must draw the same on the way back."""
+    results = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        trained = build_model(method.name, **{**method.settings, "dropout": 0.2}).train()
+        if again:
+            try:
+                trained.checkpoint_blocks()
+            except InputError:
+                pytest.skip(f"{method.name} has no blocks to compute again")
+        torch.manual_seed(5)
+        kept = Kept()
+        with kept:
+            losses = trained(batch, 0.5)
+        after = torch.rand(())  # a step draws as much
+        losses["total"].backward()
+        found = {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}
+        results.append((losses, found, after, kept.numbers))
+    (*plain, kept_in_plain), (*again, kept_in_again) = results
+    torch.testing.assert_close(again, plain, rtol=0, atol=0)
+    assert sum(bool(gradient.any()) for gradient in plain[1].values()) > len(plain[1]) / 2
+    assert kept_in_again < 0.75 * kept_in_plain
+
+
+def test_a_method_without_blocks_says_so():
+    class Bare(Method):
+        name, settings, inputs, batches = "bare", {}, {}, "triplets"
+
+        def losses(self, batch, progress):
+            return {}
+
+        def encode(self, images, modality):
+            return {}
+
+        def load_pretrained(self, path):
+            return ""
+
+    with pytest.raises(InputError, match="--checkpoint_blocks: bare has no blocks"):
+        Bare().checkpoint_blocks()

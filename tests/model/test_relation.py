@@ -143,6 +143,31 @@ def test_sketch_and_photo_are_told_apart():
         )
 
 
+# ---- precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_under_autocast_anchors_are_halved_and_what_compares_them_is_not(dtype, shortcut):
+    relation = _build(downsampling="spatial", shortcut=shortcut)
+    (sketch, photo), cosines = _draw(3), torch.rand(3)
+    if shortcut:
+        with torch.no_grad():
+            relation.shortcut.weights.copy_(torch.tensor([2.0, 3.0, -5.0]))
+    given = []
+    for layer in relation.score:
+        layer.register_forward_hook(lambda module, x, made: given.extend([*x, made]))
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        anchors = [relation.anchors(tokens[:, 1:]) for tokens in (sketch, photo)]
+        logits = relation(sketch[:, 1:], photo[:, 1:], cosines)
+        assert torch.is_autocast_enabled("cpu")  # for what comes after
+    assert {side.dtype for side in anchors} == {dtype}
+    assert {x.dtype for x in [logits, *given]} == {torch.float32}
+    with torch.no_grad():
+        wanted = relation.compare(*(side.float() for side in anchors), cosines)
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=0)
+
+
 # ---- shortcut
 
 

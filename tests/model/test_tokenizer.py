@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from saved_tensors import Kept
 from torch import nn
 
 from model.tokenizer import (
@@ -162,6 +163,43 @@ def test_selection_stands_between_attention_and_mlp(build_small, draw_images):
                 x = x + block.mlp(block.norm2(x))
             assert len(x) == 1 + 64
             torch.testing.assert_close(result, vit.norm(x), rtol=1e-4, atol=1e-5)
+
+
+# ---- blocks computed again
+
+
+@pytest.mark.parametrize("keep_rate", [1, 0.9])
+def test_blocks_computed_again_give_the_same_gradient_to_the_bit(keep_rate, draw_images):
+    """With dropout on, and where blocks leave tokens out."""
+    images, results = draw_images(1, size=224), []
+    for again in (False, True):
+        tokenizer = _tiny(keep_rate, dropout=0.2).train()
+        tokenizer.checkpointing = again
+        torch.manual_seed(3)
+        kept = Kept()
+        with kept:
+            tokens = tokenizer(images)
+        tokens.square().sum().backward()
+        gradients = {name: p.grad for name, p in tokenizer.named_parameters()}
+        results.append((tokens, gradients, torch.rand(()), kept.numbers))
+    (*plain, kept_in_plain), (*again, kept_in_again) = results
+    torch.testing.assert_close(again, plain, rtol=0, atol=0)
+    assert all(gradient.any() for gradient in plain[1].values())
+    assert kept_in_again < 0.4 * kept_in_plain  # the stems' remain
+
+
+def test_without_a_gradient_no_block_is_computed_again(build_small, draw_images, monkeypatch):
+    tokenizer = build_small().tokenizer
+    tokenizer.checkpointing = True
+
+    def fail(*_, **__):
+        raise AssertionError("is called")
+
+    monkeypatch.setattr("model.tokenizer.checkpoint", fail)
+    with torch.no_grad():
+        tokenizer(draw_images(1))
+    with pytest.raises(AssertionError, match="is called"):
+        tokenizer(draw_images(1))
 
 
 # ---- depth

@@ -44,6 +44,9 @@ def draw_classes(draw_images):
             "photos": draw_images(classes * each, 48, seed + 100),
             "sketch_targets": targets,
             "photo_targets": targets,
+            "chances": torch.rand(
+                (classes * each, 2), generator=torch.Generator().manual_seed(seed)
+            ),
         }
 
     return draw
@@ -215,14 +218,12 @@ def test_every_number_of_anchors_trains_and_scores(anchors, keep_rate, downsampl
 def test_losses_of_classes_are_the_formulas_written_out(build_small, draw_classes):
     method, batch = build_small(**EVERYTHING), draw_classes(classes=6)
     targets, S = batch["sketch_targets"], 12
-    torch.manual_seed(7)
     losses = method.losses(batch, progress=0.5)
 
     sketches, photos = method.tokenizer(batch["sketches"]), method.tokenizer(batch["photos"])
     retrieval = sketches[:, 0], photos[:, 0]
-    torch.manual_seed(7)
     compared = [method.whitening(side, number) for number, side in enumerate(retrieval)]
-    pairs = mine_pairs(*compared, targets, targets, hardest=8)  # of 10
+    pairs = mine_pairs(*compared, targets, targets, batch["chances"], hardest=8)  # of 10
     crossed, logits = [], []
     for s, p in zip(*pairs, strict=True):
         tokens = method.cross_attention(sketches[s][None], photos[p][None])
@@ -282,6 +283,17 @@ def test_every_trainable_parameter_learns_from_classes(changed, each, build_smal
         assert parameter.grad.isfinite().all(), name
         if not name.endswith("key.bias"):  # shifts all logits of a query alike
             assert parameter.grad.any(), name
+
+
+@torch.inference_mode()
+def test_pairs_of_classes_are_those_that_chances_choose(build_small, draw_classes):
+    method, batch = build_small(**EVERYTHING), draw_classes(classes=6)
+    once = method.losses(batch, 0.5)
+    torch.rand(3)
+    assert method.losses(batch, 0.5) == once
+    other = method.losses({**batch, "chances": 1 - batch["chances"]}, 0.5)
+    differ = {name for name in once if once[name] != other[name]}
+    assert differ == {"triplet", "relation"}  # which are of pairs
 
 
 @pytest.mark.parametrize("draws", ["classes", "triplets"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from utils.distributed import (
     any_process,
@@ -16,7 +17,9 @@ from utils.distributed import (
     choose_device,
     from_main,
     gather_objects,
+    gather_rows,
     init_processes,
+    is_lost_process,
     is_main,
     leave_processes,
     mean_over_processes,
@@ -33,15 +36,14 @@ import json, torch
 from utils.distributed import *
 
 init_processes(torch.device("cpu"))
-cpu, mine = torch.device("cpu"), torch.tensor([float(rank()), 10.0])
+mine = torch.tensor([float(rank()), 10.0])
 said = {
     "rank": rank(),
     "is_main": is_main(),
     "mean": mean_over_processes(mine).tolist(),
     "mine": mine.tolist(),
-    "one": any_process(rank() == 1, cpu),
-    "both": any_process(True, cpu),
-    "none": any_process(False, cpu),
+    "any": any_process(rank() == 1, True, False, rank() == 0),
+    "none": any_process(),
     "gathered": gather_objects({"rank": rank(), "list": [None] * rank()}),
     "from main": from_main({"rank": rank(), "list": [None] * (2 - rank())}),
 }
@@ -53,9 +55,20 @@ for source in (0, 1):
             broadcast(tensor, source)
             broadcast(torch.empty(0, 3, dtype=dtype), source)
         said[f"{dtype} of {source}"] = [tensor.tolist(), tensor.dtype == dtype]
+rows = (torch.arange(6.0).view(3, 2) + 10 * rank()).requires_grad_()
+gathered = gather_rows(rows)
+said["rows"] = gathered.tolist()
+# Each process weighs the rows otherwise: what comes back is the sum of both.
+weighed = gathered * torch.arange(1.0, 7.0)[:, None] * (1 + 99 * rank())
+weighed.sum().backward()
+said["gradients of rows"] = rows.grad.tolist()
+said["targets"] = gather_rows(torch.tensor([rank(), 7])).tolist()
+part = torch.arange(8.0).view(2, 4)[:, ::2].T  # not contiguous
+said["strided"] = gather_rows(part + rank()).tolist()
 wait_for_all()
 leave_processes()
-said["after"] = any_process(rank() == 1, cpu)
+said["after"] = any_process(rank() == 1)
+said["rows after"] = gather_rows(torch.tensor([rank()])).tolist()
 said["main after"] = from_main(rank())
 print(json.dumps(said))
 """
@@ -110,7 +123,9 @@ def test_under_torchrun_every_process_takes_its_own_gpu(monkeypatch):
 def test_one_process_is_a_world_of_one():
     init_processes(torch.device("cpu"))
     assert (world_size(), rank(), is_main()) == (1, 0, True)
-    assert any_process(True, CPU) and not any_process(False, CPU)
+    assert any_process(True, False) == [True, False] and any_process() == []
+    rows = torch.ones(2, 3, requires_grad=True)
+    assert gather_rows(rows) is rows
     assert mean_over_processes(torch.tensor(3.0)) == 3
     assert gather_objects("mine") == ["mine"]
     content, tensor = {"mine": [1]}, torch.tensor([1.0, 2.0])
@@ -128,21 +143,73 @@ def test_only_the_first_process_is_the_main_one(monkeypatch):
     assert (world_size(), rank(), is_main()) == (2, 1, False)
 
 
-def test_two_processes_agree():
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (dist.DistNetworkError("the connection was reset"), True),
+        (dist.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"), True),
+        (RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed."), False),
+        (torch.OutOfMemoryError("CUDA out of memory."), False),
+        (MemoryError(), False),
+        (ValueError("gloo"), False),
+    ],
+)
+def test_errors_that_say_a_process_has_gone_are_told_from_others(error, lost):
+    assert is_lost_process(error) == lost
+
+
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
+        return str(free.getsockname()[1])
+
+
+def two_processes(program: str, **settings) -> list[subprocess.Popen]:
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", CONVERSATION],
+            [sys.executable, "-c", program],
             cwd=REPOSITORY,
             env={**os.environ, **world, "RANK": str(number), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,
+            **settings,
         )
         for number in (0, 1)
     ]
+
+
+LOSS = """
+import os, torch
+from utils.distributed import *
+
+init_processes(torch.device("cpu"))
+wait_for_all()
+if rank() == 1:
+    os._exit(3)
+try:
+    while True:
+        any_process(False)
+except Exception as error:
+    print(is_lost_process(error))
+os._exit(0)  # without goodbye to the other
+"""
+
+
+def test_what_torch_says_of_a_process_that_has_gone_is_understood():
+    processes = two_processes(LOSS)
+    try:
+        assert processes[0].communicate(timeout=120)[0].split() == ["True"]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in processes] == [0, 3]
+
+
+def test_two_processes_agree():
+    processes = two_processes(CONVERSATION)
     try:
         said = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     finally:
@@ -155,12 +222,16 @@ def test_two_processes_agree():
             "is_main": number == 0,
             "mean": [0.5, 10.0],
             "mine": [number, 10.0],
-            "one": True,
-            "both": True,
-            "none": False,
+            "any": [True, True, False, True],
+            "none": [],
             "gathered": [{"rank": 0, "list": []}, {"rank": 1, "list": [None]}],
             "from main": {"rank": 0, "list": [None, None]},
-            "after": number == 1,
+            "rows": [[0, 1], [2, 3], [4, 5], [10, 11], [12, 13], [14, 15]],
+            "gradients of rows": [[101 * row] * 2 for row in range(1 + 3 * number, 4 + 3 * number)],
+            "targets": [0, 7, 1, 7],
+            "strided": [[0, 4], [2, 6], [1, 5], [3, 7]],
+            "after": [number == 1],
+            "rows after": [number],
             "main after": number,
             **{
                 f"torch.{dtype} of {source}": [[[5 + source] * 3, [7 + source] * 3], True]

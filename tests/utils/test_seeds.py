@@ -1,4 +1,4 @@
-"""One seed for all generators, and their state saved and restored."""
+"""One seed for all generators, and one for each step."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.seeds import random_state, restore_random_state, seed_everything
+from utils.seeds import seed_everything, seed_step
 
 
 @pytest.fixture(autouse=True)
@@ -39,27 +39,45 @@ def test_another_seed_or_rank_draws_otherwise(other):
     assert all(a != b for a, b in zip(first, draws(), strict=True))
 
 
-def test_restored_state_repeats_what_torch_drew():
-    torch.rand(3)
-    state = random_state()
-    first = torch.rand(5), torch.nn.functional.dropout(torch.ones(20))
-    torch.rand(7)
-    restore_random_state(state)
-    again = torch.rand(5), torch.nn.functional.dropout(torch.ones(20))
-    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+def of_step(*numbers):
+    """What dropout draws in the step that these numbers tell from others."""
+    seed_step(*numbers)
+    return torch.nn.functional.dropout(torch.ones(64)).tolist()
 
 
-def test_state_is_a_copy_that_later_draws_leave_alone():
-    state = random_state()
-    kept = state["cpu"].clone()
+def test_the_same_numbers_repeat_the_draws_whatever_came_between():
+    first = of_step(2021, 3, 7, 0)
     torch.rand(1000)
-    assert torch.equal(state["cpu"], kept)
+    other = of_step(2021, 3, 8, 0)
+    seed_everything(5)
+    assert of_step(2021, 3, 7, 0) == first != other
 
 
-def test_state_without_a_gpu_is_restored_anywhere():
-    restore_random_state({"cpu": torch.get_rng_state(), "cuda": None})
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("change", [1, 2, 2**20])
+def test_any_other_number_draws_otherwise(place, change):
+    numbers = [2021, 3, 7, 1]
+    first = of_step(*numbers)
+    numbers[place] += change
+    assert of_step(*numbers) != first
 
 
-def test_state_of_a_gpu_is_passed_over_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    restore_random_state({"cpu": torch.get_rng_state(), "cuda": torch.zeros(16, dtype=torch.uint8)})
+def test_steps_do_not_share_draws_where_their_numbers_have_the_same_sum():
+    seen = [of_step(seed, 10 - seed, 0, rank) for seed in range(10) for rank in (0, 1)]
+    assert len(set(map(tuple, seen))) == 20
+
+
+@pytest.mark.parametrize("numbers", [(0,), (0, 0, 0, 0), (2**32, 10**6, 10**6, 1000), (2**63,)])
+def test_any_whole_numbers_from_0_on_will_do(numbers):
+    assert of_step(*numbers) == of_step(*numbers)
+    assert 0 <= torch.initial_seed() < 2**63
+
+
+def test_a_step_is_seeded_without_touching_other_generators():
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), float(np.random.random())
+    random.seed(1)
+    np.random.seed(1)
+    seed_step(1, 2, 3)
+    assert (random.random(), float(np.random.random())) == expected
