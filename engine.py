@@ -3,18 +3,24 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from utils.distributed import any_process, is_main, mean_over_processes, world_size
 from utils.errors import InputError
 from utils.logs import log, progress
+from utils.precision import half_where_safe
 
 STEPS_BETWEEN_REPORTS = 50
 WARM_UP = 0.1  # share of the training over which the cosine schedule rises
+
+Losses = dict[str, Tensor]
 
 
 @dataclass
@@ -31,6 +37,25 @@ class EpochResult:
     unreadable: set[str] = field(default_factory=set)
 
 
+class NonFiniteLossError(InputError):
+    """A loss was nan or infinite; the optimiser step that it would have led to was not done.
+
+    step: its number in the epoch, from 1. losses: of each batch of the step, in this process.
+    numbers: of the images of those batches in the training list.
+    """
+
+    def __init__(self, epoch: int, step: int, losses: list[Losses], numbers: list[int]):
+        losses = [{name: value.item() for name, value in part.items()} for part in losses]
+        bad = {name for part in losses for name, value in part.items() if not math.isfinite(value)}
+        named = ", ".join(name for name in losses[0] if name in bad) or "of another process"
+        super().__init__(
+            f"epoch {epoch + 1}, step {step}: the loss {named} is no longer finite; that step was "
+            "not done. Lower --learning_rate, limit the gradient with --clip 1, or take --amp off; "
+            "the checkpoints are from before."
+        )
+        self.step, self.losses, self.numbers = step, losses, numbers
+
+
 def train_one_epoch(
     model: nn.Module,
     batches: Iterable[dict],
@@ -42,53 +67,100 @@ def train_one_epoch(
     steps: int,
     first_step: int = 0,
     schedule: str = "constant",
-    amp: str = "off",
-    after_step: Callable[[], None] = lambda: None,
+    dtype: torch.dtype = torch.float32,
+    accumulate: int = 1,
+    clip: float = 0.0,
+    normalise: Callable[[Tensor], Tensor] = lambda levels: levels,
     skip_bad: bool = False,
+    before_step: Callable[[int], None] = lambda step: None,
+    after_step: Callable[[int], None] = lambda step: None,
     stop: Callable[[], bool] = lambda: False,
-    report: Callable[[int, float, dict[str, float]], None] = lambda step, speed, losses: None,
+    report: Callable[[int, dict[str, float], dict[str, float]], None] = lambda *_: None,
 ) -> EpochResult:
     """Optimise a method (or DDP around one) over the batches of one epoch.
 
     epoch: from 0, of `epochs`; steps: in a whole epoch; first_step: where `batches` begins.
-    schedule: of the learning rate, see rate_at. amp: "off", or "bf16" for autocast to bfloat16.
-    after_step: called after each optimiser step.
-    stop: asked after each step; True ends the epoch there. report: called with the step, and with
-    the images per second and mean losses since the last report. Raises InputError for an
-    unreadable file (unless skip_bad) and for a loss that is not finite.
+    schedule: of the learning rate, see rate_at. dtype: in which the network runs where that is
+    safe. accumulate: batches a step; its gradient is their mean. clip: the largest norm of the
+    gradient; 0: any. normalise: levels of pictures, on the device -> what the network takes.
+    before_step: called with the steps of the epoch done so far, after_step with one more.
+    stop: asked in each step; True ends the epoch after it. report: called with the step; with
+    images_per_second, data_wait (share of the time) and gradient_norm (of the last step); and with
+    mean losses since the last report. Raises InputError for an unreadable file (unless skip_bad)
+    and NonFiniteLossError.
     """
     method = model.module if hasattr(model, "module") else model
     model.train()
     result = EpochResult(steps=first_step, finished=first_step == steps)
     of_epoch, of_report = _Means(), _Means()
-    images, since = 0, time.monotonic()
-    shown = progress(batches, steps - first_step, f"epoch {epoch + 1} of {epochs}")
-    for batch in shown if is_main() else batches:
-        _note_unreadable(batch, skip_bad, result.unreadable)
-        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        images += world_size() * sum(len(t) for t in batch.values() if t.dim() == 4)
+    clock = _Clock()
+    grouped = _grouped(batches, accumulate)
+    shown = progress(grouped, steps - first_step, f"epoch {epoch + 1} of {epochs}")
+    for parts in clock.waits(shown if is_main() else grouped):
+        before_step(result.steps)
+        for part in parts:
+            _note_unreadable(part, skip_bad, result.unreadable)
+        numbers = [number for part in parts for number in _taken_numbers(part)]
+        parts = [on_device(part, device, normalise) for part in parts]
+        clock.images += sum(len(t) for part in parts for t in part.values() if t.dim() == 4)
         middle = (epoch + (result.steps + 0.5) / steps) / epochs  # of the step: never 0, never 1
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate_at(schedule, middle)
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
-            losses = model(batch, (epoch + result.steps / steps) / epochs)
         optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
+        done = (epoch + result.steps / steps) / epochs
+        losses, finite = _find_gradient(model, parts, done, device, dtype)
+        asked, bad = any_process(stop(), not finite)
+        if bad:
+            raise NonFiniteLossError(epoch, result.steps + 1, losses, numbers)
+        result.finished = result.steps + 1 == steps
+        reported = result.finished or (result.steps + 1) % STEPS_BETWEEN_REPORTS == 0
+        norm = _gradient_norm(method, clip) if clip or reported else None
         optimizer.step()
         result.steps += 1
         method.after_step(epoch * steps + result.steps)
-        after_step()
-        of_epoch.add(losses)
-        of_report.add(losses)
-        result.finished = result.steps == steps
-        if result.finished or result.steps % STEPS_BETWEEN_REPORTS == 0:
-            means = _finite(of_report.take(), epoch, result.steps)  # waits for the device
-            report(result.steps, images / (time.monotonic() - since), means)
-            images, since = 0, time.monotonic()
-        if any_process(stop(), device):
+        after_step(result.steps)
+        for part in losses:
+            of_epoch.add(part)
+            of_report.add(part)
+        if reported:
+            means = of_report.take()  # waits for the device
+            report(result.steps, {**clock.take(), "gradient_norm": norm.item()}, means)
+        if asked:
             break
-    result.losses = _finite(of_epoch.take(), epoch, result.steps)
+    result.losses = of_epoch.take()
     return result
+
+
+def build_optimizer(method: nn.Module, rates: dict, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over a method's parameter groups; rates: what Method.parameter_groups() takes."""
+    groups = method.parameter_groups(rates)
+    return torch.optim.AdamW(
+        groups, lr=rates["learning_rate"], weight_decay=weight_decay, fused=True
+    )
+
+
+def build_average(method: nn.Module, decay: float) -> AveragedModel:
+    """A running average of the weights, which starts as a short one."""
+
+    def follow(average: Tensor, current: Tensor, steps: Tensor) -> Tensor:
+        """Both are one tensor of the weights; steps: taken before."""
+        return current.lerp(average, min(decay, (1 + steps) / (10 + steps)))
+
+    return AveragedModel(method, avg_fn=follow, use_buffers=True)
+
+
+def on_device(batch: dict, device: torch.device, normalise: Callable) -> dict[str, Tensor]:
+    """A batch as the network takes it: there, and with pictures normalised."""
+    there = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    return {name: normalise(t) if t.dim() == 4 else t for name, t in there.items()}
+
+
+def losses_of(
+    model: nn.Module, batch: dict, progress: float, device: torch.device, dtype: torch.dtype
+) -> Losses:
+    """The losses of a batch on the device; the network runs in dtype where that is safe."""
+    with half_where_safe(device, dtype):
+        return model(batch, progress)
 
 
 def rate_at(schedule: str, done: float) -> float:
@@ -106,10 +178,10 @@ class _Means:
     """Running means of losses, left on the device until they are read."""
 
     def __init__(self):
-        self.sums: dict[str, Tensor] = defaultdict(float)
+        self.sums: Losses = defaultdict(float)
         self.count = 0
 
-    def add(self, losses: dict[str, Tensor]) -> None:
+    def add(self, losses: Losses) -> None:
         for name, value in losses.items():
             self.sums[name] = self.sums[name] + value.detach()
         self.count += 1
@@ -119,6 +191,81 @@ class _Means:
         means = {n: mean_over_processes(s / self.count).item() for n, s in self.sums.items()}
         self.__init__()
         return means
+
+
+class _Clock:
+    """Images a second in all processes, and the share of the time in which no batch was there."""
+
+    def __init__(self):
+        self.images, self.waited, self.since = 0, 0.0, time.monotonic()
+
+    def waits(self, items: Iterable) -> Iterator:
+        """The items; how long each one takes to come is noted."""
+        items, asked = iter(items), time.monotonic()
+        for item in items:
+            self.waited += time.monotonic() - asked
+            yield item
+            asked = time.monotonic()
+
+    def take(self) -> dict[str, float]:
+        """The figures; starts again from nothing."""
+        passed = time.monotonic() - self.since
+        speed = world_size() * self.images / passed
+        figures = {"images_per_second": speed, "data_wait": self.waited / passed}
+        self.__init__()
+        return figures
+
+
+class _Finite:
+    """Whether a loss is finite, learned from a GPU while it is still busy with the way back."""
+
+    def __init__(self, loss: Tensor):
+        self.answer, self.copied = loss.detach().isfinite(), None
+        if loss.device.type == "cuda":
+            here = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self.answer = here.copy_(self.answer, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def __bool__(self) -> bool:
+        if self.copied:
+            self.copied.synchronize()
+        return bool(self.answer)
+
+
+def _grouped(batches: Iterable[dict], count: int) -> Iterator[list[dict]]:
+    """The batches of a step at a time."""
+    batches = iter(batches)
+    while parts := list(islice(batches, count)):
+        yield parts
+
+
+def _find_gradient(
+    model: nn.Module, parts: list[dict], progress: float, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Losses], bool]:
+    """Add the mean gradient of some batches to the parameters'; losses, and if all are finite."""
+    losses, finite = [], []
+    for number, batch in enumerate(parts, start=1):
+        shared = number == len(parts) or not hasattr(model, "no_sync")
+        with nullcontext() if shared else model.no_sync():
+            losses.append(losses_of(model, batch, progress, device, dtype))
+            finite.append(_Finite(losses[-1]["total"]))
+            (losses[-1]["total"] / len(parts)).backward()
+    return losses, all(finite)
+
+
+def _gradient_norm(method: nn.Module, clip: float) -> Tensor:
+    """The norm of the whole gradient, which is then scaled down to `clip` where that is not 0."""
+    parameters = [p for p in method.parameters() if p.grad is not None]
+    if clip:
+        return nn.utils.clip_grad_norm_(parameters, clip)
+    return nn.utils.get_total_norm([p.grad for p in parameters])
+
+
+def _taken_numbers(batch: dict) -> list[int]:
+    """Which images a batch has; takes them out of it."""
+    kinds = ("sketch_numbers", "photo_numbers")
+    return [number for kind in kinds if kind in batch for number in batch.pop(kind).tolist()]
 
 
 def _note_unreadable(batch: dict, skip_bad: bool, known: set[str]) -> None:
@@ -132,13 +279,3 @@ def _note_unreadable(batch: dict, skip_bad: bool, known: set[str]) -> None:
     known.update(sentences)
     if not batch:
         raise InputError(f"no draw without an unreadable file was found; the last: {sentences[-1]}")
-
-
-def _finite(losses: dict[str, float], epoch: int, step: int) -> dict[str, float]:
-    bad = [name for name, value in losses.items() if not math.isfinite(value)]
-    if bad:
-        raise InputError(
-            f"epoch {epoch + 1}, step {step}: the loss {', '.join(bad)} is no longer finite. Lower "
-            "--learning_rate; the checkpoint of the last whole epoch is untouched."
-        )
-    return losses

@@ -62,6 +62,7 @@ LOSSES = {
 """What the losses are; the option of their weight is --<name>_weight."""
 
 AMP = ("off", "auto", "bf16", "fp16")
+AUGMENT = ("none", "flip", "light", "strong")
 SHORTLIST = 1000
 
 _ARCHITECTURE_DEFAULTS = {
@@ -74,13 +75,22 @@ RESULT_OPTIONS = (
     "dataset",
     "test_class",
     "cls_number",
-    *(name for name in RECIPES["paper"] if name != "epoch"),
+    *(name for name in RECIPES["paper"] if name not in ("epoch", "batch")),
     "amp",
+    "tf32",
+    "compile",
+    "accumulate",
+    "clip",
     "seed",
     "validate",
     "validation_classes",
 )
-"""Training options that may not change when a run is resumed."""
+"""Training options that may not change when a run is resumed; of --batch, see train.py."""
+
+_NEWER_THAN_RUNS = {"amp": "off", "tf32": False, "compile": False, "accumulate": 1, "clip": 0.0}
+
+VALIDATION_OPTIONS = ("retrieval", "shortlist", "fuse", "views", "expand", "testall", "part")
+"""Nor may these, where something is validated."""
 
 
 def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,17 +113,50 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="how many seen classes --validate seen holds out (default: a tenth)",
     )
+    _add_speed(group)
     group.add_argument(
-        "--amp",
-        choices=("off", "bf16"),
-        default="off",
-        help="precision of the network's forward and backward pass: fp32, or bfloat16 where that "
-        "is safe; losses are fp32 either way (default %(default)s)",
+        "--accumulate",
+        type=_count(1),
+        default=1,
+        metavar="N",
+        help="batches a step: N x --batch draws in the memory of --batch; contrast and hard "
+        "negatives stay within a batch (default %(default)s)",
+    )
+    group.add_argument(
+        "--clip",
+        type=_number(0),
+        default=0.0,
+        metavar="NORM",
+        help="scale the gradient down to this norm where it is larger; 0: never "
+        "(default %(default)g)",
+    )
+    group.add_argument(
+        "--save_minutes",
+        type=_number(0),
+        default=10.0,
+        metavar="MIN",
+        help="minutes between checkpoints within an epoch; one is also written at its end, and "
+        "when the run is stopped (default %(default)g)",
+    )
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write curves for TensorBoard to tensorboard/ in the save folder; needs the package "
+        "tensorboard (default: off)",
     )
     group.add_argument(
         "--resume",
         action="store_true",
         help="go on with the run in the save folder, from where it stopped (default: off)",
+    )
+    group.add_argument(
+        "--cache_images",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="keep every training image there once it is prepared, so that later epochs and runs "
+        "copy it instead of decoding it: 0.15 MB an image at 224 px, reserved at once (without "
+        "FOLDER: cache_images/ beside the lists of images; default: keep none)",
     )
     args = _parsed(parser, arguments)
     for name, value in values_of(args.recipe, args.pretrained or bool(args.load)).items():
@@ -241,16 +284,19 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     pairs = stages.add_parser("pairs", help="scores of pairs by the relation network")
     metrics = stages.add_parser("metrics", help="all metrics of -r sa, beside the matrix product")
     evaluate = stages.add_parser("evaluate", help="a whole evaluation by vectors, and by all pairs")
-    for stage in (encode, pairs, metrics, evaluate):
+    loader = stages.add_parser("loader", help="image files to the pictures of training")
+    train = stages.add_parser("train", help="whole steps of training, beside plain fp32")
+    for stage in (encode, pairs, metrics, evaluate, loader, train):
         _add_device(stage)
         stage.add_argument("--json", metavar="FILE", help="keep all figures there (default: none)")
-    for stage in (encode, pairs, evaluate):
+    for stage in (encode, pairs, evaluate, train):
         stage.add_argument(
             "--vit",
             default="vit_base_patch16_224",
             metavar="NAME",
             help="timm's name of the ViT, with random weights (default %(default)s)",
         )
+    for stage in (encode, pairs, evaluate):
         stage.add_argument(
             "--downsampling",
             choices=("published", "spatial"),
@@ -259,6 +305,25 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         )
         stage.add_argument(
             "--amp", choices=AMP, default="off", help="as in test.py (default %(default)s)"
+        )
+    _add_speed(train)
+    train.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        default="strong",
+        help="what is trained, and on which batches (default %(default)s)",
+    )
+    for option, least, default, what in (
+        ("--batch", 3, 8, "draws a step"),
+        ("--steps", 1, 5, "steps measured after the first; the median counts"),
+        ("--num_workers", 0, 1, "data workers"),
+    ):
+        train.add_argument(
+            option,
+            type=_count(least),
+            default=default,
+            metavar="N",
+            help=f"{what} (default %(default)s)",
         )
     for stage in (encode, pairs):
         stage.add_argument(
@@ -297,6 +362,22 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="sketches whose pairs are scored; the rest is extrapolated (default %(default)s)",
     )
+    for option, least, default, unit, what in (
+        ("--images", 4, 200, "N", "sketches and photos, half of each"),
+        ("--size", 64, 256, "PX", "side of their files"),
+        ("--side", 8, 224, "PX", "side of what the network takes"),
+        ("--num_workers", 0, 1, "N", "data workers, beside the measurement without; 0: none"),
+    ):
+        loader.add_argument(
+            option,
+            type=_count(least),
+            default=default,
+            metavar=unit,
+            help=f"{what} (default %(default)s)",
+        )
+    loader.add_argument(
+        "--augment", choices=AUGMENT, default="none", help="as in train.py (default %(default)s)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -314,6 +395,29 @@ def draw_settings(args: argparse.Namespace) -> dict:
         "per_class": args.per_class,
         "own_photo": args.own_photo,
     }
+
+
+def cache_folder(args: argparse.Namespace, root: Path) -> Path | None:
+    """Where prepared training images are kept; root: the folder of their lists. None: nowhere."""
+    if args.cache_images is None:
+        return None
+    return Path(args.cache_images) if args.cache_images else root / "cache_images"
+
+
+def changed_options(args: argparse.Namespace, then: dict) -> list[str]:
+    """What of a run's former options may not be other now, as "--name value (now value)".
+
+    Options that are newer than the run had the value that they have by default, or in the paper's
+    recipe.
+    """
+    then = {**_NEWER_THAN_RUNS, **RECIPES["paper"], **then}
+    names = list(RESULT_OPTIONS)
+    if args.validate != "none":
+        names += VALIDATION_OPTIONS
+    if args.schedule != "constant":
+        names.append("epoch")
+    now = vars(args)
+    return [f"--{n} {then[n]} (now {now[n]})" for n in names if then.get(n, now[n]) != now[n]]
 
 
 def settings_of(args: argparse.Namespace) -> dict:
@@ -596,7 +700,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--augment",
-        choices=("none", "flip", "light", "strong"),
+        choices=AUGMENT,
         help="change training images at random: mirror them; also move, shear and crop them a "
         "little; or all that datasets/augment.py has, at full range "
         f"{_of_recipes('augment')}",
@@ -661,6 +765,35 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         metavar="D",
         help="keep a running average of the weights, decay D a step, and validate and save that; "
         f"0: no average {_of_recipes('ema')}",
+    )
+
+
+def _add_speed(group: argparse._ActionsContainer) -> None:
+    """What a step of training is computed in, and kept for the way back."""
+    group.add_argument(
+        "--amp",
+        choices=("auto", "off", "bf16"),
+        default="auto",
+        help="precision of the network's forward and backward pass, and of validation: fp32 (off); "
+        "bfloat16 where that is safe; auto: bfloat16 where the device is fast in it. Weights, "
+        "losses and the relation network are fp32 either way (default %(default)s)",
+    )
+    group.add_argument(
+        "--tf32",
+        action="store_true",
+        help="let NVIDIA GPUs multiply fp32 in TF32, faster and with 10 bits (default: off)",
+    )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network with torch.compile, which takes minutes and pays on GPUs "
+        "(default: off)",
+    )
+    group.add_argument(
+        "--checkpoint_blocks",
+        action="store_true",
+        help="keep no activations inside the network's blocks but compute them again on the way "
+        "back: a fraction of the memory, a third slower, the same result (default: off)",
     )
 
 

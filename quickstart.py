@@ -17,7 +17,7 @@ from utils.logs import duration, write_json
 from utils.run_folder import BEST, LAST
 
 NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
-TRAINING = "--anchor_number 36 --batch 32 --datasetLen 3200 --epoch 8 --validate none"
+TRAINING = "--anchor_number 36 --batch 32 --datasetLen 3200 --epoch 8 --validate none --amp off"
 PAPER = "--recipe paper --batch 16 --datasetLen 1600 --learning_rate 1e-3"
 COLUMNS = {"mAP": "average_precision", "precision@10": "precision@10", "accuracy@1": "accuracy@1"}
 PICTURES = ("--save_pictures", "10")

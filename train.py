@@ -2,13 +2,14 @@
 
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import load_benchmark
-from model import FORMAT, build_model, load_model
-from model.recipes import RECIPES
+from model import build_model, checkpoint_of, load_model
 from options import (
-    RESULT_OPTIONS,
+    cache_folder,
+    changed_options,
     draw_settings,
     evaluation_settings,
     loss_settings,
@@ -25,6 +26,7 @@ from utils.run_folder import BEST, LAST, RUN, RunFolder
 from utils.signals import StopSignals
 
 METHOD = "zse_sbir"
+NOT_FINITE = "not_finite.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,69 +36,88 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from utils.distributed import choose_device, init_processes, is_main, leave_processes, rank
+    from utils.memory import keep_freed_memory
+    from utils.precision import dtype_of, tf32
     from utils.seeds import seed_everything
 
     folder = RunFolder(Path(args.save), writes=is_main())
     folder.open(args.resume)
-    start_logging(folder.log, quiet=not is_main())
-    device = choose_device(args.choose_cuda)
-    init_processes(device)
-    seed_everything(args.seed, rank())
-    torch.set_flush_denormal(True)  # gradients below 1e-38 slow a CPU tenfold
     try:
-        return Training(args, folder, device).run()
+        start_logging(folder.log, quiet=not is_main())
+        device = choose_device(args.choose_cuda)
+        halved = dtype_of(args.amp, device) == torch.bfloat16  # fp16 would need scaled losses
+        args.amp = "bf16" if halved else "off"
+        if device.type == "cpu":
+            keep_freed_memory()
+        init_processes(device)
+        seed_everything(args.seed, rank())
+        torch.set_flush_denormal(True)  # gradients below 1e-38 slow a CPU tenfold
+        with tf32(args.tf32):
+            return Training(args, folder, device).run()
     finally:
         torch.set_flush_denormal(False)
         leave_processes()
+        folder.close()
 
 
 class Training:
     """A run: its data, method and optimiser, where it stands, and what it writes.
 
-    epoch: whole epochs done. step: steps done of the next one. best: epoch and metrics of the best
-    checkpoint so far.
+    epoch: whole epochs done. step, draws: done of the next one, in all processes. best: epoch and
+    metrics of the best checkpoint so far. owed: checkpoints that the disk has refused, by name.
     """
 
     def __init__(self, args: Namespace, folder: RunFolder, device):
         from datasets.images import Preprocessing
+        from engine import build_average, build_optimizer
 
         self.args, self.folder, self.device = args, folder, device
+        self.board = None
         self.benchmark = self._load_data()
         self.method, self.starts_from, checkpoint = self._build_method()
         self.method.to(device)
-        self.average = self._build_average()
+        if args.checkpoint_blocks:
+            self.method.checkpoint_blocks()
+        self.average = build_average(self.method, args.ema) if args.ema else None
         self.preprocessing = Preprocessing(**self.method.inputs)
-        self.optimizer = self._build_optimizer()
+        self.optimizer = build_optimizer(
+            self.method,
+            {name: getattr(args, name) for name in ("learning_rate", "layer_decay", "new_rate")},
+            args.weight_decay,
+        )
         self.stop = StopSignals()
-        self.epoch, self.step, self.best = 0, 0, None
+        self.epoch, self.step, self.draws, self.best, self.before = 0, 0, 0, None, 0.0
         self.losses: dict[str, float] = {}
         self.unreadable: set[str] = set()
+        self.owed: dict[str, dict] = {}
         if args.resume:
             self._restore(checkpoint)
         else:
             self.method.before_training()
+        self.started = self.saved = time.monotonic()
 
     def run(self) -> int:
         """Train the epochs that are left; the exit status (128 + its number after a signal)."""
         if self.epoch >= self.args.epoch:
             log.info("%s: has finished its %d epochs already.", self.folder.path, self.epoch)
             return 0
-        self._describe()
-        started = time.monotonic()
         model, sampler, batches = self._parallel()
-        while self.epoch < self.args.epoch:
-            finished = self._train_epoch(model, sampler, batches)
-            self._save(LAST)
-            if not (finished and self._close_epoch()):
-                log.info(
-                    "Stopped by a signal in epoch %d after step %d; saved. Go on with the same "
-                    "command and --resume.",
-                    self.epoch + 1,
-                    self.step,
-                )
-                return 128 + self.stop.number
-        self._say_where(time.monotonic() - started)
-        return 0
+        self._describe(sampler)
+        self.board = self._build_board(sampler)
+        if not self.args.resume:
+            self._save(LAST)  # tells at once whether there is room; and any later end leaves one
+        self.first_epoch, finished = self.epoch, True
+        while self.epoch < self.args.epoch and finished:
+            try:
+                finished = self._train_epoch(model, sampler, batches)
+                self._save(LAST)
+                finished = finished and self._close_epoch()
+            except (RuntimeError, MemoryError) as error:
+                explained = self._explained(error, batches)
+                if explained is None:
+                    raise
+                raise explained from error
+        return self._finished() if finished else self._stopped()
 
     # ---- what a run is made of
 
@@ -138,29 +159,19 @@ class Training:
         path = Path(args.pretrained_path) if args.pretrained_path else None
         return method, method.load_pretrained(path), None
 
-    def _build_optimizer(self):
-        import torch
+    def _build_board(self, sampler):
+        """Where curves for TensorBoard go; None where nobody asked for them."""
+        from utils.board import Board
 
-        args = self.args
-        rates = {n: getattr(args, n) for n in ("learning_rate", "layer_decay", "new_rate")}
-        return torch.optim.AdamW(
-            self.method.parameter_groups(rates),
-            lr=args.learning_rate,
-            weight_decay=args.weight_decay,
-        )
-
-    def _build_average(self):
-        """The running average of the weights, which starts as a short one; None without --ema."""
-        from torch.optim.swa_utils import AveragedModel
-
-        if not self.args.ema:
+        if not (self.args.tensorboard and self.folder.writes):
             return None
+        first_step = self.epoch * sampler.steps + self.step
+        return Board(self.folder.path / "tensorboard", first_step)
 
-        def follow(average, current, steps):
-            """Both are one tensor of the weights; steps: taken before."""
-            return current.lerp(average, min(self.args.ema, (1 + steps) / (10 + steps)))
-
-        return AveragedModel(self.method, avg_fn=follow, use_buffers=True)
+    @property
+    def seconds(self) -> float:
+        """That training and validation have taken, in all parts of the run."""
+        return self.before + time.monotonic() - self.started
 
     @property
     def best_method(self):
@@ -168,24 +179,31 @@ class Training:
         return self.average.module if self.average else self.method
 
     def _restore(self, checkpoint: dict) -> None:
-        """Stand where the checkpoint was written."""
-        from utils.seeds import restore_random_state
+        """Stand where the checkpoint was written. Raises InputError for other decisive options."""
+        from utils.distributed import world_size
 
-        then, now = checkpoint["options"], vars(self.args)
-        decisive = [*RESULT_OPTIONS, *(["epoch"] if now["schedule"] != "constant" else [])]
-        then = {**RECIPES["paper"], **then}  # whose values older runs had, and did not write down
-        changed = [name for name in decisive if then.get(name, now[name]) != now[name]]
+        then, now = checkpoint["options"]["batch"], self.args.batch
+        processes = checkpoint.get("processes", 1)
+        changed = changed_options(self.args, checkpoint["options"])
+        if then != now and then * processes != now * world_size():
+            changed.append(f"--batch {then} (now {now})")
         if changed:
-            listed = ", ".join(f"--{name} {then[name]} (now {now[name]})" for name in changed)
             raise InputError(
-                f"{self.folder.path}: was trained with {listed}. Resume with the same."
+                f"{self.folder.path}: was trained with {', '.join(changed)}. Resume with the same."
+            )
+        if then * processes != now * world_size():
+            log.warning(
+                "%d processes x --batch %d then, %d x %d now: a step takes another number of "
+                "draws; they go on where they stopped.",
+                *(processes, then, world_size(), now),
             )
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         if self.average:
             self.average.load_state_dict(checkpoint["average"])
-        restore_random_state(checkpoint["rng"])
-        self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
-        self.best = checkpoint["best"]
+        self.epoch, self.step, self.best = (checkpoint[n] for n in ("epoch", "step", "best"))
+        self.draws = checkpoint.get("draws", self.step * then)
+        self.before = checkpoint.get("seconds", 0.0)
+        self.folder.drop_later(self.epoch, self.step)
 
     def _parallel(self):
         """What the loop trains (DDP where there are several processes), sampler and loader."""
@@ -196,55 +214,85 @@ class Training:
         from utils.signals import leave_signals_to_main
 
         args = self.args
-        sampler = EpochSampler(args.datasetLen, args.batch, rank(), world_size())
+        sampler = EpochSampler(args.datasetLen, args.batch, rank(), world_size(), args.accumulate)
         batches = build_batches(
             self.method.batches,
             self.benchmark.train,
-            self.preprocessing,
+            replace(self.preprocessing, draft=True),
             sampler,
             draw_settings=draw_settings(args),
             workers=args.num_workers,
+            cache_images=cache_folder(args, self.benchmark.train.root),
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_signals_to_main,
         )
-        model = DistributedDataParallel(self.method) if world_size() > 1 else self.method
+        if args.compile:
+            self.method.compile()
+        model = self.method
+        if world_size() > 1:
+            model = DistributedDataParallel(model, gradient_as_bucket_view=True)
         return model, sampler, batches
 
     # ---- an epoch
 
     def _train_epoch(self, model, sampler, batches) -> bool:
         """Train to the end of the epoch or to a signal; whether the end was reached."""
-        from engine import train_one_epoch
+        import torch
 
-        sampler.epoch, sampler.first_step = self.epoch, self.step
-        result = train_one_epoch(
-            model,
-            batches,
-            self.optimizer,
-            device=self.device,
-            epoch=self.epoch,
-            epochs=self.args.epoch,
-            steps=sampler.steps,
-            first_step=self.step,
-            schedule=self.args.schedule,
-            amp=self.args.amp,
-            after_step=self._follow,
-            skip_bad=self.args.skip_bad,
-            stop=lambda: self.stop.asked,
-            report=self._report,
-        )
-        self.step, self.losses = result.steps, result.losses
+        from engine import NonFiniteLossError, train_one_epoch
+
+        args, before = self.args, self.draws
+        sampler.epoch, sampler.first_draw = self.epoch, before
+        first = sampler.first_step
+
+        def after_step(step: int) -> None:
+            self.step, self.draws = step, before + (step - first) * sampler.draws_a_step
+            if self.average:
+                self.average.update_parameters(self.method)
+            if time.monotonic() - self.saved >= 60 * args.save_minutes:
+                self._save(LAST)
+
+        try:
+            result = train_one_epoch(
+                model,
+                batches,
+                self.optimizer,
+                device=self.device,
+                epoch=self.epoch,
+                epochs=args.epoch,
+                steps=sampler.steps,
+                first_step=first,
+                schedule=args.schedule,
+                dtype=torch.bfloat16 if args.amp == "bf16" else torch.float32,
+                accumulate=args.accumulate,
+                clip=args.clip,
+                normalise=self.preprocessing.normalise,
+                skip_bad=args.skip_bad,
+                before_step=self._seed,
+                after_step=after_step,
+                stop=lambda: self.stop.asked,
+                report=lambda *report: self._report(sampler.steps, *report),
+            )
+        except NonFiniteLossError as error:
+            raise self._written_down(error) from error
+        self.losses = result.losses
         self.unreadable |= result.unreadable
         return result.finished
 
-    def _follow(self) -> None:
-        if self.average:
-            self.average.update_parameters(self.method)
+    def _seed(self, step: int) -> None:
+        from utils.distributed import rank
+        from utils.seeds import seed_step
 
-    def _report(self, step: int, images_per_second: float, losses: dict[str, float]) -> None:
-        line = {"kind": "steps", "epoch": self.epoch + 1, "step": step, **losses}
-        line["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
-        self.folder.add_metrics({**line, "images_per_second": round(images_per_second, 1)})
+        seed_step(self.args.seed, self.epoch, step, rank())
+
+    def _report(self, steps: int, step: int, speed: dict, losses: dict) -> None:
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        figures = {"learning_rate": rate, **speed}
+        line = {"kind": "steps", "epoch": self.epoch + 1, "step": step, "steps": steps}
+        self.folder.add_metrics({**line, **losses, **figures})
+        if self.board:
+            shown = {**{f"loss/{name}": value for name, value in losses.items()}, **figures}
+            self.board.add(self.epoch * steps + step, shown)
 
     def _close_epoch(self) -> bool:
         """Validate and save. False where a signal broke in: then the epoch stays open."""
@@ -257,7 +305,10 @@ class Training:
         except KeyboardInterrupt:
             return False
         better = not (metrics and self.best) or metrics["map_all"] > self.best["map_all"]
-        self.epoch, self.step = self.epoch + 1, 0
+        if self.board and metrics:
+            shown = {f"validation/{name}": value for name, value in metrics.items()}
+            self.board.add((self.epoch + 1) * self.step, shown)
+        self.epoch, self.step, self.draws = self.epoch + 1, 0, 0
         if better:
             self.best = {"epoch": self.epoch, **(metrics or {})}
             self._save(BEST, metrics)
@@ -268,17 +319,19 @@ class Training:
         scored = f"validation map_all:{metrics['map_all']:.4f}" if metrics else "not validated"
         losses = " ".join(f"{name}:{value:.4f}" for name, value in self.losses.items())
         mark = " (best so far)" if better and metrics else ""
-        log.info("epoch %d of %d: %s, %s%s", self.epoch, self.args.epoch, losses, scored, mark)
+        of_epoch = (time.monotonic() - self.started) / (self.epoch - self.first_epoch)
+        left = duration(of_epoch * (self.args.epoch - self.epoch))
+        place = f"epoch {self.epoch} of {self.args.epoch}"
+        log.info("%s: %s, %s%s; %s left", place, losses, scored, mark, left)
         wait_for_all()
         return True
 
     def _validate(self) -> dict[str, float] | None:
         """Metrics on the classes that choose the best checkpoint; None without such."""
         from retrieval.evaluate import evaluate
-        from utils.distributed import is_main
 
         args, benchmark = self.args, self.benchmark
-        if args.validate == "none" or not is_main():
+        if args.validate == "none":
             return None
         queries, gallery = benchmark.queries, benchmark.gallery
         if args.validate == "seen":
@@ -290,6 +343,8 @@ class Training:
             gallery.every(every["photo"]),
             self.preprocessing,
             device=self.device,
+            amp=args.amp,
+            shared=True,
             **evaluation_settings(args),
         )
         self.unreadable |= set(evaluation.skipped)
@@ -298,27 +353,37 @@ class Training:
     # ---- what a run writes (its first process does)
 
     def _save(self, name: str, metrics: dict | None = None) -> None:
-        """A checkpoint; the best one leaves out what only training needs."""
-        from utils.seeds import random_state
-
+        """Write a checkpoint; one that the disk refuses is owed."""
         if not self.folder.writes:
             return
+        checkpoint = self._checkpoint(name, metrics)
+        if self.folder.save(name, checkpoint):
+            self.owed.pop(name, None)
+            if BEST in self.owed and self.folder.save(BEST, self.owed[BEST]):
+                del self.owed[BEST]
+        else:
+            if name == BEST:  # training goes on with these very tensors
+                copied = {n: tensor.cpu().clone() for n, tensor in checkpoint["model"].items()}
+                checkpoint = {**checkpoint, "model": copied}
+            self.owed[name] = checkpoint
+        self.saved = time.monotonic()
+
+    def _checkpoint(self, name: str, metrics: dict | None) -> dict:
+        """What is saved under this name. Raises InputError where weights are not finite."""
+        from utils.distributed import world_size
+
         resumable = name == LAST
         method = self.method if resumable else self.best_method
-        state = method.state_dict()
-        if not resumable:
-            state = {n: t for n, t in state.items() if not n.startswith(method.training_only)}
-        checkpoint = {
-            "format": FORMAT,
-            "method": self.method.name,
-            "settings": self.method.settings,
-            "model": state,
+        return {
+            **checkpoint_of(method, resumable),
             "average": self.average.state_dict() if resumable and self.average else None,
             "optimizer": self.optimizer.state_dict() if resumable else None,
             "schedule": None,
-            "rng": random_state() if resumable else None,
             "epoch": self.epoch,
             "step": self.step,
+            "draws": self.draws,
+            "processes": world_size(),
+            "seconds": self.seconds,
             "metrics": metrics,
             "best": self.best,
             "options": plain_options(self.args),
@@ -326,9 +391,8 @@ class Training:
             "map_all": metrics["map_all"] if metrics else None,
             "precision_100": metrics["precision_100"] if metrics else None,
         }
-        self.folder.save(name, checkpoint)
 
-    def _describe(self) -> None:
+    def _describe(self, sampler) -> None:
         """Say, and write down beside the results, what is about to be trained."""
         from utils.distributed import world_size
 
@@ -349,7 +413,9 @@ class Training:
         log.info("trains on %d seen classes: %s", len(seen), counts)
         log.info("starts from: %s", self.starts_from)
         log.info("validates: %s", *validation.values())
-        log.info("saves to: %s; runs on: %s x %d", self.folder.path, self.device, world_size())
+        log.info("an epoch: %d steps of %d draws", sampler.steps, sampler.draws_a_step)
+        where = f"{self.device} x {world_size()}, {'bf16' if args.amp == 'bf16' else 'fp32'}"
+        log.info("saves to: %s; runs on: %s", self.folder.path, where)
         if args.resume:
             log.info("resumes in epoch %d after step %d", self.epoch + 1, self.step)
         name = f"resumed_in_epoch_{self.epoch + 1}_step_{self.step}.json" if args.resume else RUN
@@ -367,19 +433,74 @@ class Training:
         }
         self.folder.describe(name, content)
 
-    def _say_where(self, seconds: float) -> None:
+    # ---- how a run ends
+
+    def _finished(self) -> int:
+        """See that all is on the disk, and say where; the exit status."""
+        for name, checkpoint in self.owed.items():
+            if not self.folder.save_at_last(name, checkpoint, lambda: self.stop.asked):
+                raise InputError(
+                    f"{self.folder.path / name}: the end of the training is not in it."
+                )
+        self._close_files()
         if self.unreadable:
             log.warning("%d unreadable files were skipped.", len(self.unreadable))
-        scored = (
-            f", validation map_all {self.best['map_all']:.4f}" if "map_all" in self.best else ""
-        )
+        best = self.best
+        scored = f", validation map_all {best['map_all']:.4f}" if "map_all" in best else ""
         log.info(
             "Finished in %s. Best checkpoint: %s (epoch %d%s)",
-            duration(seconds),
+            duration(self.seconds),
             self.folder.path / BEST,
-            self.best["epoch"],
+            best["epoch"],
             scored,
         )
+        return 0
+
+    def _stopped(self) -> int:
+        """Say how to go on after a signal; the exit status."""
+        where = f"in epoch {self.epoch + 1} after step {self.step}"
+        if LAST in self.owed:
+            raise InputError(f"stopped by a signal {where}, which could not be saved; see above.")
+        self._close_files()
+        log.info("Stopped by a signal %s; saved. Go on with the same command and --resume.", where)
+        return 128 + self.stop.number
+
+    def _close_files(self) -> None:
+        if self.board:
+            self.board.close()
+        self.folder.finish()
+
+    def _explained(self, error: Exception, batches) -> InputError | None:
+        """What an error of torch means for the user; None: what it says itself."""
+        import torch
+
+        from datasets.reading import told_of_dead_worker
+        from utils.distributed import is_lost_process
+
+        reason = str(error).split("\n")[0]
+        if is_lost_process(error):
+            return InputError(
+                f"another process of this run has gone ({reason}). Go on from "
+                f"{self.folder.path / LAST} with --resume."
+            )
+        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if no_memory or "can't allocate memory" in reason:
+            return InputError(
+                f"{self.device}: its memory does not suffice ({reason}). Lower --batch (with "
+                "--accumulate a step has as many draws all the same), take --checkpoint_blocks, or "
+                "--amp bf16."
+            )
+        return told_of_dead_worker(batches, error)
+
+    def _written_down(self, error) -> InputError:
+        """The same error, with what is known of it in a file."""
+        from utils.distributed import gather_objects
+
+        images = self.benchmark.train
+        found = {"losses": error.losses, "files": [str(images.file(n)) for n in error.numbers]}
+        content = {"epoch": self.epoch + 1, "step": error.step, "processes": gather_objects(found)}
+        self.folder.describe(NOT_FINITE, content)
+        return InputError(f"{error} Losses and files: {self.folder.path / NOT_FINITE}.")
 
 
 if __name__ == "__main__":

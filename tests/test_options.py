@@ -216,15 +216,95 @@ def test_what_follows_from_elsewhere_is_told(parse):
     assert "cls_number" not in options.resolved(parse(), settings)
 
 
+# ---- what may not change on resuming
+
+
 def test_what_may_not_change_on_resuming_are_options_of_training():
-    assert set(options.RESULT_OPTIONS) <= set(vars(options.train_options([])))
-    assert len(set(options.RESULT_OPTIONS)) == len(options.RESULT_OPTIONS)
+    names = [*options.RESULT_OPTIONS, *options.VALIDATION_OPTIONS]
+    assert set(names) <= set(vars(options.train_options([])))
+    assert len(set(names)) == len(names)
 
 
-def test_what_a_recipe_sets_may_not_change_on_resuming_but_for_the_epochs():
+def test_what_a_recipe_sets_may_not_change_on_resuming_but_for_epochs_and_batch():
     for recipe in RECIPES.values():
-        assert recipe.keys() - set(options.RESULT_OPTIONS) == {"epoch"}
-    assert {"amp", "seed", "validate", "validation_classes"} <= set(options.RESULT_OPTIONS)
+        assert recipe.keys() - set(options.RESULT_OPTIONS) == {"epoch", "batch"}
+    of_a_step = {"amp", "tf32", "compile", "accumulate", "clip"}
+    assert of_a_step | {"seed", "validate", "validation_classes"} <= set(options.RESULT_OPTIONS)
+
+
+def changed(then: str, now: str, without=()) -> list[str]:
+    """What a run that began with the words `then` finds other in `now`.
+
+    without: options that its version did not have.
+    """
+    before = options.plain_options(options.train_options(then.split()))
+    before = {name: value for name, value in before.items() if name not in without}
+    return options.changed_options(options.train_options(now.split()), before)
+
+
+def test_the_same_options_have_changed_nothing():
+    for words in ("", "--recipe paper", "--part 5 1 -r sa --amp bf16 --clip 1 --schedule cosine"):
+        assert changed(words, words) == []
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ("--clip 1", "", ["--clip 1.0 (now 0.0)"]),
+        ("--accumulate 2", "--accumulate 3", ["--accumulate 2 (now 3)"]),
+        ("--tf32 --compile", "", ["--tf32 True (now False)", "--compile True (now False)"]),
+        ("", "--seed 1 --ema 0.5", ["--ema 0.0 (now 0.5)", "--seed 2021 (now 1)"]),
+        ("--schedule cosine --epoch 3", "--epoch 4", ["--epoch 3 (now 4)"]),
+        ("--schedule constant --epoch 3", "--schedule constant --epoch 4", []),
+        ("--batch 9", "--batch 3", []),  # train.py looks at it, with the number of processes
+        (
+            "--num_workers 2 --cache_images --checkpoint_blocks --tensorboard --save_minutes 1",
+            "",
+            [],
+        ),
+    ],
+)
+def test_other_options_are_told_by_name_with_both_values(then, now, told):
+    assert changed(then, now) == told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("-r sa", "--retrieval rn (now sa)"),
+        ("-r rerank", "--retrieval rn (now rerank)"),
+        ("--fuse 0.5", "--fuse 0.0 (now 0.5)"),
+        ("--testall", "--testall False (now True)"),
+        ("--part 5 1", "--part None (now [5, 1])"),
+    ],
+)
+@pytest.mark.parametrize("validate", ["seen", "test", "none"])
+def test_what_is_validated_may_not_change_where_something_is(words, told, validate):
+    then = f"--validate {validate}"
+    assert changed(then, f"{then} {words}") == ([] if validate == "none" else [told])
+    assert changed(then, f"{then} --test_sk 5 --test_im 7") == []
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--tf32", "--tf32 False (now True)"),
+        ("--compile", "--compile False (now True)"),
+        ("--accumulate 2", "--accumulate 1 (now 2)"),
+        ("--clip 1", "--clip 0.0 (now 1.0)"),
+        ("--amp bf16", "--amp off (now bf16)"),
+    ],
+)
+def test_a_run_that_is_older_than_an_option_had_what_that_is_without_it(option, told):
+    without = ("tf32", "compile", "accumulate", "clip", "amp", *options.VALIDATION_OPTIONS)
+    assert changed("", "--amp off", without) == []
+    assert changed("", f"--amp off {option}", without)[-1:] == [told]
+
+
+def test_a_run_of_the_first_version_had_the_papers_recipe():
+    assert changed("", "--recipe paper --amp off", [*RECIPES["paper"], "amp"]) == []
+    told = changed("", "--recipe strong --amp off", [*RECIPES["paper"], "amp"])
+    assert "--draws triplets (now classes)" in told
 
 
 # ---- what is refused
@@ -338,7 +418,8 @@ def test_what_is_compared_reaches_the_evaluation_and_names_its_results(parse):
     names = ("fuse", "views", "expand")
     settings = [options.evaluation_settings(args) for args in (plain, all_of_it)]
     assert [[s[n] for n in names] for s in settings] == [[0, "plain", 0], [0.5, "mirror", 5]]
-    files = [options.result_name(args, "a/best.pth", "json") for args in (plain, all_of_it)]
+    words = [], ["--fuse", "0.5", "--views", "mirror", "--expand", "5"]
+    files = [options.result_name(options.test_options(w), "a/best.pth", "json") for w in words]
     assert files[0] == "best.test_class_sketchy25.rn.part.json"
     assert files[1] == "best.test_class_sketchy25.rn+0.5sa-mirror-expand5.part.json"
 
@@ -346,10 +427,10 @@ def test_what_is_compared_reaches_the_evaluation_and_names_its_results(parse):
 def test_a_shortlist_is_for_reranking_alone(parse, refusal):
     assert "-r is rn" in refusal("--shortlist", "50")
     assert "-r is sa" in refusal("--shortlist", "50", "-r", "sa")
-    args = parse("-r", "rerank", "--shortlist", "50", "--views", "many", "--fuse", "2")
-    assert options.evaluation_settings(args)["shortlist"] == 50
+    words = ["-r", "rerank", "--shortlist", "50", "--views", "many", "--fuse", "2"]
+    assert options.evaluation_settings(parse(*words))["shortlist"] == 50
     name = "best.test_class_sketchy25.rerank50+2sa-many.part.json"
-    assert options.result_name(args, "best.pth", "json") == name
+    assert options.result_name(options.test_options(words), "best.pth", "json") == name
     assert options.evaluation_settings(parse("-r", "rerank"))["shortlist"] == options.SHORTLIST
 
 
@@ -388,6 +469,13 @@ def test_weights_cannot_be_named_and_forbidden(refusal):
         ["--ema", "1"],
         ["--ema", "-0.1"],
         ["--amp", "fp16"],
+        ["--accumulate", "0"],
+        ["--accumulate", "1.5"],
+        ["--clip", "-1"],
+        ["--clip", "nan"],
+        ["--clip", "inf"],
+        ["--save_minutes", "-1"],
+        ["--save_minutes", "soon"],
         ["--validate", "all"],
         ["--validation_classes", "1"],
         ["--dropout", "1"],
@@ -401,14 +489,32 @@ def test_bad_values_of_training_alone(words, capsys):
     assert words[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], None),
+        (["--cache_images"], Path("data/Sketchy/cache_images")),
+        (["--cache_images", "fast disk"], Path("fast disk")),
+        (["--cache_images", "--amp", "bf16"], Path("data/Sketchy/cache_images")),
+    ],
+)
+def test_pictures_are_kept_beside_the_data_unless_a_folder_is_named(words, folder):
+    args = options.train_options(words)
+    assert options.cache_folder(args, Path("data/Sketchy")) == folder
+    assert "cache_images" not in options.RESULT_OPTIONS
+
+
 def test_options_of_training_alone():
+    names = ("recipe", "validate", "validation_classes", "amp", "tf32", "compile", "accumulate")
+    names += ("clip", "checkpoint_blocks", "save_minutes", "tensorboard", "resume", "cache_images")
     args = options.train_options([])
-    assert (args.recipe, args.validate, args.validation_classes) == ("strong", "seen", None)
-    assert (args.amp, args.resume) == ("off", False)
-    words = "--recipe paper --validate seen --validation_classes 2 --amp bf16 --resume"
+    defaults = ["strong", "seen", None, "auto", False, False, 1, 0.0, False, 10.0, False, False]
+    assert [getattr(args, name) for name in names] == [*defaults, None]
+    words = "--recipe paper --validate seen --validation_classes 2 --amp bf16 --tf32 --compile "
+    words += "--accumulate 3 --clip 0.5 --checkpoint_blocks --save_minutes 0 --tensorboard --resume"
     args = options.train_options(words.split())
-    assert (args.recipe, args.validate, args.validation_classes) == ("paper", "seen", 2)
-    assert (args.amp, args.resume) == ("bf16", True)
+    given = ["paper", "seen", 2, "bf16", True, True, 3, 0.5, True, 0.0, True, True]
+    assert [getattr(args, name) for name in names] == [*given, None]
 
 
 @pytest.mark.parametrize("parse", [options.train_options, options.test_options])
@@ -525,6 +631,7 @@ def test_choices_are_the_tables_of_the_code(monkeypatch):
     choices = {action.dest: action.choices for action in parser._actions if action.choices}
     assert choices["augment"] == AUGMENTATIONS
     assert set(choices["draws"]) == set(BATCHES)
+    assert set(choices["amp"]) == set(AMP) - {"fp16"}  # whose losses would have to be scaled
     assert set(choices["relation_loss"]) == set(RELATION_LOSSES)
     assert set(choices["downsampling"]) == set(DOWNSAMPLING)
     parser = _parser(lambda: options.test_options([]), monkeypatch)

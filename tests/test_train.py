@@ -1,36 +1,33 @@
-"""train.py as its users run it, on a small drawn benchmark."""
+"""train.py as its users run it, on a small drawn benchmark: what it trains, and what it leaves."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sample_data import write_benchmark
+from torch.optim.swa_utils import AveragedModel
+from training_runs import ROOT, assert_equal, lines, run, weights, words
 
 import test
-import train
 from datasets import load_benchmark
 from datasets.images import Preprocessing
 from model import load_model
 from model.recipes import RECIPES
 from model.zse import ZSE
-from options import RESULT_OPTIONS, evaluation_settings, train_options
+from options import evaluation_settings, train_options
 from retrieval.evaluate import evaluate
+from utils import precision
 from utils.checkpoints import load_file
 from utils.errors import InputError
-from utils.run_folder import BEST, LAST, LOG, METRICS, RUN
+from utils.run_folder import BEST, CURVES, LAST, LOG, RUN
 
-ROOT = Path(__file__).parent.parent
-NETWORK = "--vit vit_mini_patch8_48 --no-pretrained -c cpu --num_workers 0"
 FOLLOWING = {f"whitening.{n}" for n in ("means", "covariance", "batches")}
 """Tensors that follow the images, whatever the learning rate."""
-SMALL = f"{NETWORK} --batch 3 --datasetLen 9 --epoch 2 --learning_rate 1e-3 --testall -r sa".split()
 LOSSES = {
     "paper": {"triplet", "relation", "total"},
     "strong": {"triplet", "relation", "contrastive", "classification", "total"},
@@ -49,42 +46,6 @@ def recipe(request) -> str:
     return request.param
 
 
-def words(data: Path, save: Path, *more: str) -> list[str]:
-    return [*SMALL, "--data_path", str(data), "-s", str(save), *more]
-
-
-def run(data: Path, save: Path, *more: str) -> int:
-    return train.main(words(data, save, *more))
-
-
-def start(data: Path, save: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "train.py", *words(data, save, *more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def weights(save: Path, name: str = LAST) -> dict:
-    return load_file(save / name)["model"]
-
-
-def assert_equal(one: dict, other: dict) -> None:
-    """Of two dicts of tensors."""
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def lines(save: Path, kind: str) -> list[dict]:
-    rows = [json.loads(line) for line in (save / METRICS).read_text().splitlines()]
-    return [row for row in rows if row["kind"] == kind]
-
-
 def test_a_run_leaves_checkpoints_options_metrics_and_log(data, tmp_path, recipe):
     save = tmp_path / "run"
     assert run(data, save, "--recipe", recipe) == 0
@@ -99,6 +60,7 @@ def test_a_run_leaves_checkpoints_options_metrics_and_log(data, tmp_path, recipe
     assert described["validation"]["kind"] == "seen"
     assert set(described["validation"]["classes"]).isdisjoint(described["seen_classes"])
     assert lines(save, "epoch")[0]["losses"].keys() == LOSSES[recipe]
+    assert (save / CURVES).read_bytes().startswith(b"\x89PNG")
     log = (save / LOG).read_text()
     assert f"recipe: {recipe}\n" in log and "Best checkpoint" in log.splitlines()[-1]
 
@@ -117,7 +79,7 @@ def test_the_best_checkpoint_leaves_out_what_only_training_needs(data, tmp_path,
     run(data, tmp_path, "--recipe", recipe, "--epoch", "1")
     last, best = load_file(tmp_path / LAST), load_file(tmp_path / BEST)
     assert last.keys() == best.keys()
-    assert [best[name] for name in ("optimizer", "rng", "average")] == [None] * 3
+    assert [best[name] for name in ("optimizer", "average")] == [None] * 2
     kept = {n: t for n, t in last["model"].items() if not n.startswith(ZSE.training_only)}
     assert_equal(best["model"], kept)
     left_out = {name.split(".")[0] for name in last["model"].keys() - kept.keys()}
@@ -156,13 +118,13 @@ def test_what_is_kept_as_best_is_what_was_validated(data, tmp_path, mode, ema):
 
 
 def test_the_average_is_that_of_the_steps_written_out(data, tmp_path, monkeypatch):
-    steps, follow = [], train.Training._follow
+    steps, follow = [], AveragedModel.update_parameters
 
-    def record(training):
-        steps.append({n: t.clone() for n, t in training.method.state_dict().items()})
-        follow(training)
+    def record(average, method):
+        steps.append({n: t.clone() for n, t in method.state_dict().items()})
+        follow(average, method)
 
-    monkeypatch.setattr(train.Training, "_follow", record)
+    monkeypatch.setattr(AveragedModel, "update_parameters", record)
     run(data, tmp_path, "--ema", "0.24", "--validate", "none")
     average = steps[0]
     for taken, weights_now in enumerate(steps[1:], start=1):
@@ -244,8 +206,8 @@ def test_without_validation_all_classes_are_trained_and_the_last_epoch_is_best(d
 def test_what_draws_are_told_reaches_training(data, tmp_path):
     """At a learning rate of 0, so that the losses differ by the pictures alone."""
     found = []
-    for number, words in enumerate(("--augment none", "--augment light", "--augment none")):
-        more = [*words.split(), "--learning_rate", "0", "--epoch", "1", "--validate", "none"]
+    for number, kind in enumerate(("none", "light", "none")):
+        more = ["--augment", kind, "--learning_rate", "0", "--epoch", "1", "--validate", "none"]
         run(data, tmp_path / str(number), *more)
         found.append(lines(tmp_path / str(number), "epoch")[0]["losses"]["classification"])
     assert found[0] == found[2] != found[1]
@@ -258,207 +220,6 @@ def test_so_many_classes_are_validated_on_as_asked(data, tmp_path, count):
     validated, trained = described["validation"]["classes"], described["seen_classes"]
     assert (len(validated), len(trained)) == (count, 6 - count)
     assert sorted(load_file(tmp_path / BEST)["classes"]) == sorted(validated + trained)
-
-
-def test_a_folder_with_a_run_is_refused_with_two_ways_out(data, tmp_path):
-    run(data, tmp_path, "--epoch", "1")
-    before = (tmp_path / LAST).read_bytes()
-    with pytest.raises(InputError, match=r"--resume.*--save"):
-        run(data, tmp_path)
-    assert (tmp_path / LAST).read_bytes() == before
-
-
-def test_a_downloaded_checkpoint_in_the_save_folder_is_never_overwritten(data, tmp_path):
-    (tmp_path / BEST).write_bytes(b"a download")
-    with pytest.raises(InputError, match="already holds"):
-        run(data, tmp_path)
-    assert (tmp_path / BEST).read_bytes() == b"a download"
-
-
-def test_resuming_nothing_is_refused(data, tmp_path):
-    with pytest.raises(InputError, match="to resume"):
-        run(data, tmp_path, "--resume")
-
-
-def test_a_finished_run_resumed_says_so_and_changes_nothing(data, tmp_path, caplog):
-    run(data, tmp_path / "run", "--epoch", "1")
-    before = (tmp_path / "run" / LAST).read_bytes()
-    with caplog.at_level("INFO"):
-        assert run(data, tmp_path / "run", "--epoch", "1", "--resume") == 0
-    assert "has finished its 1 epochs already" in caplog.text
-    assert (tmp_path / "run" / LAST).read_bytes() == before
-
-
-DECISIVE = {  # option of a run: its value there, another one
-    "cls_number": ("6", "5"),
-    "draws": ("classes", "triplets"),
-    "per_class": ("1", "2"),
-    "own_photo": ("0", "0.5"),
-    "batch": ("3", "4"),
-    "datasetLen": ("9", "12"),
-    "augment": ("flip", "light"),
-    "dropout": ("0", "0.5"),
-    "learning_rate": ("1e-3", "2e-3"),
-    "layer_decay": ("1", "0.5"),
-    "new_rate": ("1", "2"),
-    "weight_decay": ("0.05", "0"),
-    "schedule": ("cosine", "constant"),
-    "ema": ("0", "0.5"),
-    "triplet_weight": ("0", "0.5"),
-    "relation_weight": ("1", "0"),
-    "relation_loss": ("logistic", "mse"),
-    "contrastive_weight": ("1", "0"),
-    "temperature": ("0.07", "0.1"),
-    "learn_temperature": (True, False),
-    "classification_weight": ("1", "0"),
-    "distillation_weight": ("0", "1"),
-    "amp": ("off", "bf16"),
-    "seed": ("2021", "1"),
-    "validate": ("seen", "none"),
-    "validation_classes": (None, "3"),
-}
-OF_THE_NETWORK = {
-    "downsampling": ("spatial", "published"),
-    "shortcut": (True, False),
-    "whitening": (True, False),
-}
-
-
-def typed(option: str, value: str | bool | None) -> list[str]:
-    """The words that say so on the command line; None: nothing is said."""
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [f"--{option}" if value else f"--no-{option}"]
-    return [f"--{option}", value]
-
-
-FINISHED = ["--epoch", "1"]
-for name, (here, _) in {**DECISIVE, **OF_THE_NETWORK}.items():
-    FINISHED += typed(name, here)
-
-
-@pytest.fixture(scope="module")
-def finished(data, tmp_path_factory) -> Path:
-    """The folder of a run whose one epoch is done; no test may change it."""
-    save = tmp_path_factory.mktemp("finished") / "run"
-    run(data, save, *FINISHED)
-    before = (save / LAST).read_bytes()
-    yield save
-    assert (save / LAST).read_bytes() == before
-
-
-@pytest.mark.parametrize("option", DECISIVE)
-def test_resuming_with_another_value_is_refused_by_name(data, finished, option):
-    other = typed(option, DECISIVE[option][1])
-    if option == "distillation_weight":  # which needs weights to start from
-        other += ["-l", "anything"]
-    with pytest.raises(InputError, match="Resume with the same") as error:
-        run(data, finished, *FINISHED, "--resume", *other)
-    assert f"was trained with --{option} " in str(error.value)
-    assert str(error.value).count("(now ") == 1
-
-
-@pytest.mark.parametrize("option", OF_THE_NETWORK)
-def test_resuming_with_another_network_is_refused_by_name(data, finished, option):
-    with pytest.raises(InputError, match=f"{option} = .* was asked for"):
-        run(data, finished, *FINISHED, "--resume", *typed(option, OF_THE_NETWORK[option][1]))
-
-
-def test_nothing_that_may_not_change_is_forgotten_here():
-    named = DECISIVE.keys() | OF_THE_NETWORK.keys()
-    assert set(RESULT_OPTIONS) - named == {"dataset", "test_class"}
-
-
-def test_resuming_with_the_other_recipe_is_refused_with_what_it_changes(data, finished):
-    with pytest.raises(InputError, match=r"--draws classes \(now triplets\)") as error:
-        run(data, finished, "--resume", "--epoch", "1", "--recipe", "paper")
-    assert "--contrastive_weight 1.0 (now 0.0)" in str(error.value)
-    assert "--shortcut True (now False)" in str(error.value)
-
-
-def test_more_epochs_are_refused_where_the_schedule_runs_over_all_of_them(data, tmp_path):
-    run(data, tmp_path / "run", "--epoch", "1", "--schedule", "cosine")
-    with pytest.raises(InputError, match="--epoch 1"):
-        run(data, tmp_path / "run", "--resume", "--epoch", "2", "--schedule", "cosine")
-
-
-@pytest.mark.parametrize("ema", ["0", "0.2"])
-def test_more_epochs_after_a_finished_run_equal_one_long_run(data, tmp_path, recipe, ema):
-    more = ["--recipe", recipe, "--schedule", "constant", "--ema", ema]
-    run(data, tmp_path / "short", *more, "--epoch", "1")
-    run(data, tmp_path / "short", *more, "--epoch", "2", "--resume")
-    run(data, tmp_path / "long", *more, "--epoch", "2")
-    short, long = load_file(tmp_path / "short" / LAST), load_file(tmp_path / "long" / LAST)
-    assert_same_state(short, long)
-    assert_equal(weights(tmp_path / "short", BEST), weights(tmp_path / "long", BEST))
-
-
-def assert_same_state(one: dict, other: dict) -> None:
-    """Of two checkpoints to resume from: weights, their average, the optimiser."""
-    assert_equal(one["model"], other["model"])
-    assert (one["average"] is None) == (other["average"] is None)
-    if one["average"]:
-        assert_equal(one["average"], other["average"])
-    for number, state in one["optimizer"]["state"].items():
-        assert_equal(state, other["optimizer"]["state"][number])
-    assert one["optimizer"]["param_groups"] == other["optimizer"]["param_groups"]
-
-
-STEPS = 50
-LONG = ("--datasetLen", str(3 * STEPS), "--epoch", "1", "--num_workers", "1", "--validate", "none")
-LONG += (
-    "--draws",
-    "classes",
-    "--shortcut",
-    "--whitening",
-    "--learn_temperature",
-    "--ema",
-    "0.9",
-    "--augment",
-    "strong",
-)
-LONG += ("--dropout", "0.1", "--schedule", "cosine", "--layer_decay", "0.7")
-
-
-def run_as_started(data: Path, save: Path, *more: str) -> None:
-    """As start() does, but in this process, which has torch already."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert run(data, save, *more) == 0
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data, tmp_path_factory) -> Path:
-    save = tmp_path_factory.mktemp("uninterrupted") / "run"
-    run_as_started(data, save, *LONG)
-    return save
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
-    data, tmp_path, number, uninterrupted
-):
-    save = tmp_path / "stopped"
-    process = start(data, save, *LONG)
-    deadline = time.monotonic() + 120
-    while "runs on" not in _log(save) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.2)
-    process.send_signal(number)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 128 + number, said
-    assert "--resume" in said and "Traceback" not in said
-    stopped = load_file(save / LAST)
-    assert stopped["epoch"] == 0 and 0 < stopped["step"] < STEPS
-    run_as_started(data, save, *LONG, "--resume")
-    resumed, whole = load_file(save / LAST), load_file(uninterrupted / LAST)
-    assert_same_state(resumed, whole)
-    assert_equal(weights(save, BEST), weights(uninterrupted, BEST))
-    assert whole["model"]["contrastive_scale"] != stopped["model"]["contrastive_scale"]
 
 
 def test_load_starts_from_the_weights_of_a_checkpoint(data, tmp_path):
@@ -538,7 +299,7 @@ def test_validation_is_the_same_whatever_the_number_of_blocks(data, tmp_path):
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(data, tmp_path):
-    """Losses are averaged over ranks; that of each image alone is then exactly as in one."""
+    """At a learning rate of 0, so that rounding does not add up."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     options = ["--validate", "none", "--epoch", "1", "--datasetLen", "24", "--learning_rate", "0"]
     options += ["--shortcut", "--whitening", "--learn_temperature"]
@@ -558,13 +319,128 @@ def test_two_processes_train_as_one_with_twice_the_batch(data, tmp_path):
     assert lines(save, "steps")[-1]["step"] == lines(tmp_path / "one", "steps")[-1]["step"] == 4
     two, one = two[0]["losses"], one[0]["losses"]
     assert two.keys() == one.keys() == LOSSES["strong"]
-    assert two["classification"] == pytest.approx(one["classification"], rel=1e-4)
+    for name in ("contrastive", "classification"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
     one, two = (weights(tmp_path / name) for name in ("one", "two"))
     for name in FOLLOWING:
         assert torch.allclose(one[name], two[name], atol=1e-5), name
     assert one["whitening.means"].any()
 
 
-def _log(save: Path) -> str:
-    file = save / LOG
-    return file.read_text() if file.is_file() else ""
+# ---- how a step is computed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [(torch.bfloat16, "bf16"), (torch.float32, "off"), (torch.float16, "off")],
+)
+def test_what_auto_became_stands_in_the_json(data, tmp_path, monkeypatch, dtype, said):
+    """fp16, which GPUs without bfloat16 would take, needs scaled losses: then it is off."""
+    asked, seen, losses = [], [], ZSE.losses
+
+    def dtype_of(amp, device):
+        asked.append(amp)
+        return dtype
+
+    def losses_in(method, batch, progress):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return losses(method, batch, progress)
+
+    monkeypatch.setattr(precision, "dtype_of", dtype_of)
+    monkeypatch.setattr(ZSE, "losses", losses_in)
+    run(data, tmp_path, "--amp", "auto", "--epoch", "1", "--validate", "none")
+    assert asked == ["auto"] and seen == [said == "bf16"] * 3
+    assert json.loads((tmp_path / RUN).read_text())["options"]["amp"] == said
+    assert load_file(tmp_path / LAST)["options"]["amp"] == said
+
+
+THOROUGH = ["--dropout", "0.1", "--shortcut", "--augment", "strong", "--ema", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory) -> Path:
+    save = tmp_path_factory.mktemp("plain") / "run"
+    run(data, save, *THOROUGH)
+    return save
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["--checkpoint_blocks", "--cache_images", "--num_workers 2", "--save_minutes 0", "--clip 1e9"],
+)
+def test_what_costs_no_accuracy_changes_no_weight_to_the_bit(data, tmp_path, plain, more):
+    more = more.split()
+    if more == ["--cache_images"]:
+        more.append(str(tmp_path / "pictures"))
+    run(data, tmp_path / "run", *THOROUGH, *more)
+    for name in (BEST, LAST):
+        assert_equal(weights(tmp_path / "run", name), weights(plain, name))
+    figures = lines(tmp_path / "run", "epoch"), lines(plain, "epoch")
+    for row, expected in zip(*figures, strict=True):
+        assert row["validation"] == expected["validation"]
+        assert row["losses"] == expected["losses"]
+    if more[0] == "--cache_images":
+        assert any(file.is_file() for file in (tmp_path / "pictures").rglob("*"))
+
+
+def test_clipping_changes_what_is_learned(data, tmp_path, plain):
+    run(data, tmp_path, *THOROUGH, "--clip", "1e-3")
+    assert lines(tmp_path, "steps")[0]["gradient_norm"] > 1e-3  # told as it was before
+    now, before = weights(tmp_path), weights(plain)
+    assert any(not torch.equal(now[name], before[name]) for name in before)
+
+
+def test_steps_of_several_batches_take_as_many_draws_more(data, tmp_path):
+    run(data, tmp_path, "--accumulate", "3", "--datasetLen", "18", "--epoch", "1")
+    (steps,) = lines(tmp_path, "steps")
+    assert (steps["step"], steps["steps"]) == (2, 2)
+    assert "2 steps of 9 draws" in (tmp_path / LOG).read_text()
+    with pytest.raises(InputError, match=r"does not fill one batch of 3 on 1 .*x 4"):
+        run(data, tmp_path / "other", "--accumulate", "4", "--epoch", "1")
+
+
+# ---- what it tells of itself
+
+
+def test_metrics_tell_speed_and_gradient_of_each_report(data, tmp_path):
+    run(data, tmp_path, "--validate", "none")
+    rows = lines(tmp_path, "steps")
+    assert [(row["epoch"], row["step"], row["steps"]) for row in rows] == [(1, 3, 3), (2, 3, 3)]
+    for row in rows:
+        assert row.keys() >= LOSSES["strong"]
+        assert row["images_per_second"] > 0 and 0 < row["data_wait"] < 1
+        assert row["gradient_norm"] > 0 and 0 < row["learning_rate"] < 1e-3
+        total = sum(row[name] for name in LOSSES["strong"] - {"total"})
+        assert row["total"] == pytest.approx(total, rel=1e-5)
+    assert [row["kind"] for row in lines(tmp_path, "epoch")] == ["epoch"] * 2
+
+
+FIGURES = ("learning_rate", "images_per_second", "data_wait", "gradient_norm")
+
+
+def test_tensorboard_shows_what_the_metrics_say(data, tmp_path):
+    reason = "the package tensorboard is not installed"
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason=reason
+    )
+    run(data, tmp_path, "--tensorboard")
+    board = reading.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    expected = {}
+    for row in lines(tmp_path, "steps"):
+        place = 3 * (row["epoch"] - 1) + row["step"]
+        for name in LOSSES["strong"]:
+            expected.setdefault(f"loss/{name}", []).append((place, row[name]))
+        for name in FIGURES:
+            expected.setdefault(name, []).append((place, row[name]))
+    for row in lines(tmp_path, "epoch"):
+        for name, value in row["validation"].items():
+            expected.setdefault(f"validation/{name}", []).append((3 * row["epoch"], value))
+    assert set(board.Tags()["scalars"]) == expected.keys()
+    assert {"loss/total", "validation/map_all"} <= expected.keys()
+    for name, points in expected.items():
+        shown = [(event.step, event.value) for event in board.Scalars(name)]
+        assert shown == [(place, pytest.approx(value, rel=1e-6)) for place, value in points]
+
+
+def test_without_tensorboard_nothing_is_written_for_it(data, plain):
+    assert not (plain / "tensorboard").exists()

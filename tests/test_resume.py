@@ -1,0 +1,363 @@
+"""train.py --resume: what may not change, and that a run in parts equals one in a piece."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from sample_data import write_benchmark
+from training_runs import (
+    STEPS_AN_EPOCH,
+    assert_equal,
+    assert_same_state,
+    lines,
+    run,
+    start,
+    stop_in_step,
+    weights,
+)
+
+import train
+from model.recipes import RECIPES
+from options import RESULT_OPTIONS, VALIDATION_OPTIONS
+from utils.checkpoints import load_file
+from utils.errors import InputError
+from utils.run_folder import BEST, CURVES, LAST, LOG
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_benchmark(root)
+    return root
+
+
+# ---- which folders
+
+
+def test_a_folder_with_a_run_is_refused_with_two_ways_out(data, finished):
+    with pytest.raises(InputError, match=r"--resume.*--save"):
+        run(data, finished)
+
+
+def test_a_downloaded_checkpoint_in_the_save_folder_is_never_overwritten(data, tmp_path):
+    (tmp_path / BEST).write_bytes(b"a download")
+    with pytest.raises(InputError, match="already holds"):
+        run(data, tmp_path)
+    assert (tmp_path / BEST).read_bytes() == b"a download"
+
+
+def test_resuming_nothing_is_refused(data, tmp_path):
+    with pytest.raises(InputError, match="to resume"):
+        run(data, tmp_path, "--resume")
+
+
+def test_a_finished_run_resumed_says_so_and_changes_nothing(data, finished, caplog):
+    with caplog.at_level("INFO"):
+        assert run(data, finished, *FINISHED, "--resume") == 0
+    assert "has finished its 1 epochs already" in caplog.text
+
+
+# ---- what may not change
+
+DECISIVE = {  # option of a run: its value there, another one; None: nothing is said
+    "cls_number": ("6", "5"),
+    "draws": ("classes", "triplets"),
+    "per_class": ("1", "2"),
+    "own_photo": ("0", "0.5"),
+    "datasetLen": ("9", "12"),
+    "augment": ("flip", "light"),
+    "dropout": ("0", "0.5"),
+    "learning_rate": ("1e-3", "2e-3"),
+    "layer_decay": ("1", "0.5"),
+    "new_rate": ("1", "2"),
+    "weight_decay": ("0.05", "0"),
+    "schedule": ("cosine", "constant"),
+    "ema": ("0", "0.5"),
+    "triplet_weight": ("0", "0.5"),
+    "relation_weight": ("1", "0"),
+    "relation_loss": ("logistic", "mse"),
+    "contrastive_weight": ("1", "0"),
+    "temperature": ("0.07", "0.1"),
+    "learn_temperature": (True, False),
+    "classification_weight": ("1", "0"),
+    "distillation_weight": ("0", "1"),
+    "amp": ("off", "bf16"),
+    "tf32": (None, True),
+    "compile": (None, True),
+    "accumulate": ("1", "2"),
+    "clip": ("0", "1"),
+    "seed": ("2021", "1"),
+    "validate": ("seen", "none"),
+    "validation_classes": (None, "3"),
+    "batch": ("3", "4"),
+}
+OF_VALIDATION = {
+    "retrieval": ("sa", "rn"),
+    "views": ("plain", "mirror"),
+    "expand": ("0", "1"),
+    "part": ("1 1", "2 1"),
+}
+OF_THE_NETWORK = {
+    "downsampling": ("spatial", "published"),
+    "shortcut": (True, False),
+    "whitening": (True, False),
+}
+
+
+def typed(option: str, value: str | bool | None) -> list[str]:
+    """The words that say so on the command line; None: nothing is said."""
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", *value.split()]
+
+
+FINISHED = ["--epoch", "1"]
+for name, (here, _) in {**DECISIVE, **OF_VALIDATION, **OF_THE_NETWORK}.items():
+    FINISHED += typed(name, here)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """The folder of a run whose one epoch is done; no test may change it."""
+    save = tmp_path_factory.mktemp("finished") / "run"
+    run(data, save, *FINISHED)
+    before = (save / LAST).read_bytes()
+    yield save
+    assert (save / LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize("option", [*DECISIVE, *OF_VALIDATION])
+def test_resuming_with_another_value_is_refused_by_name(data, finished, option):
+    other = typed(option, {**DECISIVE, **OF_VALIDATION}[option][1])
+    if option == "distillation_weight":  # which needs weights to start from
+        other += ["-l", "anything"]
+    with pytest.raises(InputError, match="Resume with the same") as error:
+        run(data, finished, *FINISHED, "--resume", *other)
+    assert f"was trained with --{option} " in str(error.value)
+    assert str(error.value).count("(now ") == 1
+
+
+@pytest.mark.parametrize("option", OF_THE_NETWORK)
+def test_resuming_with_another_network_is_refused_by_name(data, finished, option):
+    with pytest.raises(InputError, match=f"{option} = .* was asked for"):
+        run(data, finished, *FINISHED, "--resume", *typed(option, OF_THE_NETWORK[option][1]))
+
+
+def test_nothing_that_may_not_change_is_forgotten_here():
+    """What is validated has further options, which need others: tests/test_options.py."""
+    named = DECISIVE.keys() | OF_THE_NETWORK.keys()
+    assert set(RESULT_OPTIONS) - named == {"dataset", "test_class"}
+    assert set(VALIDATION_OPTIONS) - OF_VALIDATION.keys() == {"testall", "shortlist", "fuse"}
+
+
+def test_resuming_with_the_other_recipe_is_refused_with_what_it_changes(data, finished):
+    with pytest.raises(InputError, match=r"--draws classes \(now triplets\)") as error:
+        run(data, finished, "--resume", "--epoch", "1", "--recipe", "paper")
+    assert "--contrastive_weight 1.0 (now 0.0)" in str(error.value)
+    assert "--shortcut True (now False)" in str(error.value)
+
+
+def test_more_epochs_are_refused_where_the_schedule_runs_over_all_of_them(data, finished):
+    with pytest.raises(InputError, match=r"--epoch 1 \(now 2\)"):
+        run(data, finished, *FINISHED, "--resume", "--epoch", "2")
+
+
+def test_where_nothing_is_validated_the_options_of_validation_do_not_matter(data, tmp_path):
+    more = ["--validate", "none", "--schedule", "constant"]
+    run(data, tmp_path, *more, "--epoch", "1")
+    other = ["-r", "rn", "--part", "2", "2", "--resume"]
+    assert run(data, tmp_path, *more, "--epoch", "2", *other) == 0
+    assert load_file(tmp_path / LAST)["epoch"] == 2
+
+
+def test_what_auto_became_may_not_change_with_the_machine(data, tmp_path, monkeypatch):
+    more = ["--schedule", "constant", "--validate", "none"]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    run(data, tmp_path, *more, "--amp", "auto", "--epoch", "1")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with pytest.raises(InputError, match=r"--amp bf16 \(now off\)"):
+        run(data, tmp_path, *more, "--amp", "auto", "--epoch", "2", "--resume")
+    assert run(data, tmp_path, *more, "--amp", "bf16", "--epoch", "2", "--resume") == 0
+
+
+# ---- checkpoints of older versions
+
+NEWER = ("tf32", "compile", "accumulate", "clip", "save_minutes", "tensorboard", "cache_images")
+NEWER += ("checkpoint_blocks", *VALIDATION_OPTIONS)
+
+
+def as_formerly(save: Path, options: tuple[str, ...], entries: tuple[str, ...]) -> None:
+    """Take out of a checkpoint what former versions did not write."""
+    checkpoint = load_file(save / LAST)
+    for name in options:
+        del checkpoint["options"][name]
+    for name in entries:
+        del checkpoint[name]
+    torch.save(checkpoint, save / LAST)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_run_that_is_older_than_options_goes_on_without_them(data, tmp_path, monkeypatch, step):
+    """Stopped in the second epoch, where a checkpoint did not count the draws."""
+    run(data, tmp_path / "whole")
+    save = tmp_path / "parted"
+    with monkeypatch.context() as context:
+        stop_in_step(context, epoch=1, step=step)
+        assert run(data, save) == 128 + signal.SIGTERM
+    as_formerly(save, NEWER, ("draws", "processes", "seconds"))
+    with pytest.raises(InputError, match=r"--clip 0\.0 \(now 1\.0\)"):
+        run(data, save, "--resume", "--clip", "1")
+    assert run(data, save, "--resume") == 0
+    assert_same_state(load_file(save / LAST), load_file(tmp_path / "whole" / LAST))
+
+
+# ---- in parts as in a piece
+
+
+@pytest.mark.parametrize("ema", ["0", "0.2"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_more_epochs_after_a_finished_run_equal_one_long_run(data, tmp_path, recipe, ema):
+    more = ["--recipe", recipe, "--schedule", "constant", "--ema", ema]
+    run(data, tmp_path / "short", *more, "--epoch", "1")
+    run(data, tmp_path / "short", *more, "--epoch", "2", "--resume")
+    run(data, tmp_path / "long", *more, "--epoch", "2")
+    short, long = load_file(tmp_path / "short" / LAST), load_file(tmp_path / "long" / LAST)
+    assert_same_state(short, long)
+    assert_equal(weights(tmp_path / "short", BEST), weights(tmp_path / "long", BEST))
+
+
+STOPPED = ["--dropout", "0.1", "--ema", "0.5", "--augment", "strong", "--clip", "0.5"]
+STOPPED += ["--accumulate", "2", "--datasetLen", "18", "--own_photo", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory) -> Path:
+    save = tmp_path_factory.mktemp("whole") / "run"
+    run(data, save, *STOPPED)
+    return save
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("step", range(STEPS_AN_EPOCH))
+def test_a_run_stopped_in_any_step_goes_on_as_if_it_had_not(
+    data, tmp_path, monkeypatch, whole, epoch, step
+):
+    """After the last step of an epoch too, where the signal keeps it from being validated."""
+    with monkeypatch.context() as context:
+        stop_in_step(context, epoch, step)
+        assert run(data, tmp_path, *STOPPED) == 128 + signal.SIGTERM
+    stopped = load_file(tmp_path / LAST)
+    assert (stopped["epoch"], stopped["step"], stopped["draws"]) == (epoch, step + 1, 6 * step + 6)
+    assert [row["epoch"] for row in lines(tmp_path, "epoch")] == list(range(1, epoch + 1))
+    assert run(data, tmp_path, *STOPPED, "--resume") == 0
+    assert_same_state(load_file(tmp_path / LAST), load_file(whole / LAST))
+    assert_equal(weights(tmp_path, BEST), weights(whole, BEST))
+    assert [row["validation"] for row in lines(tmp_path, "epoch")] == [
+        row["validation"] for row in lines(whole, "epoch")
+    ]
+    ends = [(row["epoch"], row["step"]) for row in lines(tmp_path, "steps")]
+    assert ends == [(1, STEPS_AN_EPOCH), (2, STEPS_AN_EPOCH)]
+
+
+def test_a_stopped_run_shows_its_curves_and_how_to_go_on(data, tmp_path, monkeypatch, caplog):
+    stop_in_step(monkeypatch, epoch=1, step=0)
+    with caplog.at_level("INFO"):
+        assert run(data, tmp_path) == 128 + signal.SIGTERM
+    assert (tmp_path / CURVES).read_bytes().startswith(b"\x89PNG")
+    assert "in epoch 2 after step 1; saved. Go on with" in caplog.text
+    described = tmp_path / "resumed_in_epoch_2_step_1.json"
+    assert not described.exists()
+    monkeypatch.undo()
+    run(data, tmp_path, "--resume", "--num_workers", "1")
+    assert json.loads(described.read_text())["options"]["num_workers"] == 1
+
+
+def test_a_signal_in_validation_leaves_the_epoch_to_be_validated(data, tmp_path, monkeypatch):
+    run(data, tmp_path / "whole")
+    save, validate = tmp_path / "stopped", train.Training._validate
+
+    def validate_and_stop(training):
+        metrics = validate(training)
+        signal.raise_signal(signal.SIGINT)
+        return metrics
+
+    with monkeypatch.context() as context:
+        context.setattr(train.Training, "_validate", validate_and_stop)
+        assert run(data, save) == 128 + signal.SIGINT
+    stopped = load_file(save / LAST)
+    assert (stopped["epoch"], stopped["step"]) == (0, STEPS_AN_EPOCH)
+    assert not (save / BEST).exists() and lines(save, "epoch") == []
+    assert run(data, save, "--resume") == 0
+    assert_same_state(load_file(save / LAST), load_file(tmp_path / "whole" / LAST))
+    assert_equal(weights(save, BEST), weights(tmp_path / "whole", BEST))
+
+
+def test_the_time_of_all_parts_counts(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        stop_in_step(context)
+        run(data, tmp_path)
+    checkpoint = load_file(tmp_path / LAST)
+    assert checkpoint["seconds"] > 0
+    torch.save({**checkpoint, "seconds": 1000.0}, tmp_path / LAST)
+    run(data, tmp_path, "--resume")
+    assert 1000 < load_file(tmp_path / LAST)["seconds"] < 1100
+
+
+# ---- a signal from outside
+
+STEPS = 50
+LONG = ["--datasetLen", str(3 * STEPS), "--epoch", "1", "--num_workers", "1", "--validate", "none"]
+LONG += ["--draws", "classes", "--shortcut", "--whitening", "--learn_temperature", "--ema", "0.9"]
+LONG += ["--augment", "strong", "--dropout", "0.1", "--schedule", "cosine", "--layer_decay", "0.7"]
+
+
+def run_as_started(data: Path, save: Path, *more: str) -> None:
+    """As start() does, but in this process, which has torch already."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert run(data, save, *more) == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory) -> Path:
+    save = tmp_path_factory.mktemp("uninterrupted") / "run"
+    run_as_started(data, save, *LONG)
+    return save
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
+    data, tmp_path, number, uninterrupted
+):
+    """Sent to the whole process group, as Ctrl-C on a terminal is: workers leave it to others."""
+    save = tmp_path / "stopped"
+    process = start(data, save, *LONG)
+    deadline = time.monotonic() + 120
+    while "runs on" not in _log(save) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + number, said
+    assert "--resume" in said and "Traceback" not in said
+    stopped = load_file(save / LAST)
+    assert stopped["epoch"] == 0 and 0 < stopped["step"] < STEPS
+    run_as_started(data, save, *LONG, "--resume")
+    resumed, whole = load_file(save / LAST), load_file(uninterrupted / LAST)
+    assert_same_state(resumed, whole)
+    assert_equal(weights(save, BEST), weights(uninterrupted, BEST))
+    assert whole["model"]["contrastive_scale"] != stopped["model"]["contrastive_scale"]
+
+
+def _log(save: Path) -> str:
+    file = save / LOG
+    return file.read_text() if file.is_file() else ""
