@@ -1,10 +1,11 @@
-"""ZSE-SBIR's pair scores as the paper states them, pair by pair and with nothing saved.
+"""ZSE-SBIR as the paper states it, pair by pair and with nothing saved.
 
-What the fast path in model/pairs.py is held against, and the "plain" network that bench.py times.
-It shares weights with a method, not code. Lin et al., CVPR 2023.
+What the fast paths of model/ are held against, and the "plain" network that bench.py times. It
+shares weights with a method, not code. Lin et al., CVPR 2023.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,17 +33,38 @@ def plain_pair_logits(method, sketches: Tensor, photos: Tensor) -> Tensor:
     return logits.view(Q, G)
 
 
-def _layer(layer, own: Tensor, other: Tensor) -> Tensor:
+def make_plain(method) -> None:
+    """Have every module of a method compute what it does in the plain way, in training too."""
+    plain = {
+        "CrossAttentionLayer": _layer,
+        "UnbiasedLayerNorm": _norm,
+        "Downsampling": _reduced,
+        "ScaleStem": _stem,
+    }
+    for module in method.modules():
+        kind = type(module).__name__
+        if kind in plain:
+            module.forward = partial(plain[kind], module)
+        if hasattr(module, "fused_attn"):  # timm's attention: the matrix is made, then used
+            module.fused_attn = False
+
+
+def _layer(layer, own: Tensor, other: Tensor, pairs: tuple | None = None) -> Tensor:
     """One cross-attention layer for pairs, its projections among them: (B, N, D) -> (B, N, D)."""
+    if pairs:
+        own, other = own[pairs[0]], other[pairs[1]]
+
+    def drop(x: Tensor) -> Tensor:
+        return F.dropout(x, layer.dropout, layer.training)
 
     def heads(tokens: Tensor) -> Tensor:
         return tokens.view(*tokens.shape[:2], layer.heads, -1).transpose(1, 2)  # (B, H, N, D/H)
 
     query, key, value = heads(layer.query(own)), heads(layer.key(other)), heads(layer.value(own))
     attention = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(dim=-1)
-    attended = layer.out((attention @ value).transpose(1, 2).flatten(2))
-    tokens = _norm(layer.norm1, own + attended)
-    return _norm(layer.norm2, tokens + layer.fc2(F.relu(layer.fc1(tokens))))
+    attended = layer.out((drop(attention) @ value).transpose(1, 2).flatten(2))
+    tokens = _norm(layer.norm1, own + drop(attended))
+    return _norm(layer.norm2, tokens + drop(layer.fc2(drop(F.relu(layer.fc1(tokens))))))
 
 
 def _norm(norm, x: Tensor) -> Tensor:
@@ -51,16 +73,26 @@ def _norm(norm, x: Tensor) -> Tensor:
 
 
 def _anchors(relation, tokens: Tensor) -> Tensor:
-    """(B, N, D) -> (B, A, C), by the convolution itself."""
-    if relation.reduce is None:
-        return tokens
+    """(B, N, D) -> (B, A, C)."""
+    return tokens if relation.reduce is None else _reduced(relation.reduce, tokens)
+
+
+def _reduced(reduce, tokens: Tensor) -> Tensor:
+    """Down-sampling by the convolution itself: (B, N, D) -> (B, A, C)."""
     B, N, D = tokens.shape
     side = math.isqrt(N)
-    if relation.reduce.reading == "spatial":
+    if reduce.reading == "spatial":
         grid = tokens.transpose(1, 2).reshape(B, D, side, side)
     else:
         grid = tokens.reshape(B, D, side, side)
-    return F.conv2d(grid, relation.reduce.weight, relation.reduce.bias, stride=2).flatten(2).mT
+    return F.conv2d(grid, reduce.weight, reduce.bias, stride=2).flatten(2).mT
+
+
+def _stem(stem, x: Tensor) -> Tensor:
+    """(B, 3, S, S) -> (B, D, S / P, S / P), in torch's own layout."""
+    for number, convolution in enumerate(stem.convolutions):
+        x = convolution(F.relu(x) if number else x)
+    return x
 
 
 def _unit(vectors: Tensor) -> Tensor:

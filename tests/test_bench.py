@@ -6,6 +6,11 @@ import pytest
 import torch
 
 import bench
+from benches.plain import plain_network
+from benches.training import LOADER_REPEAT
+from datasets.images import Preprocessing
+from datasets.picture_cache import PictureCache
+from model import build_model
 from utils.errors import InputError
 from utils.speed import SIDES, median_seconds, operations_of, peak_memory
 
@@ -66,6 +71,82 @@ def test_evaluate_encodes_each_image_once(tmp_path):
         ours = next(v for n, v in figures.items() if n.startswith(f"seconds, {mode}"))
         plain = figures[f"plain: seconds, {mode} (extrapolated)"]
         assert figures[f"times plain, {mode}"] == pytest.approx(plain / ours)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader(tmp_path, workers):
+    few = ["--images", 8, "--size", 64, "--side", 32, "--augment", "light"]
+    figures = measured(tmp_path, "loader", "-c", "cpu", *few, "--num_workers", workers)
+    places = ["in this process", "1 worker(s)"][: workers + 1]
+    kinds = ("plain", "ours", "cached")
+    speeds = {(p, k): figures.pop(f"images/s a worker, {p}, {k}") for p in places for k in kinds}
+    for place in places:
+        for kind in kinds[1:]:
+            ratio = speeds[place, kind] / speeds[place, "plain"]
+            assert figures.pop(f"times plain, {place}, {kind}") == pytest.approx(ratio)
+    file = 2 * 4096 + 8 * 3 * 32 * 32  # a line, the stamps of 8 images, and their pictures
+    assert figures == {"cache: bytes an image": file / 8}
+
+
+def test_loader_reads_every_image_of_every_kind_as_often(tmp_path, monkeypatch):
+    counts = {"levels": 0, "kept": 0}
+    levels, read = Preprocessing.levels, PictureCache.read
+
+    def count(name, call):
+        def counted(*given):
+            counts[name] += 1
+            return call(*given)
+
+        return counted
+
+    monkeypatch.setattr(Preprocessing, "levels", count("levels", levels))
+    monkeypatch.setattr(PictureCache, "read", count("kept", read))
+    few = ["--images", 8, "--size", 64, "--side", 32]
+    measured(tmp_path, "loader", "-c", "cpu", *few, "--num_workers", 0)
+    rounds = 1 + 1 + LOADER_REPEAT  # counts, warms up, measures
+    assert counts == {"levels": 8 * (2 * rounds + 1), "kept": 8 * (rounds + 1)}
+
+
+@pytest.mark.parametrize(("amp", "recipe"), [("off", "strong"), ("bf16", "paper")])
+def test_train(tmp_path, amp, recipe):
+    few = ["--batch", 3, "--steps", 2, "--num_workers", 0, "--amp", amp, "--recipe", recipe]
+    figures = measured(tmp_path, "train", *SMALL, *few)
+    assert figures["images a step"] == {"strong": 6, "paper": 12}[recipe]
+    dtype = {"off": "torch.float32", "bf16": "torch.bfloat16"}[amp]
+    assert figures["computed in"] == dtype
+    seconds = {}
+    for name, kind in (("", dtype), ("plain: ", "torch.float32")):
+        parts = [v for n, v in figures.items() if n.startswith(f"{name}ms a step")]
+        assert len(parts) == 4 and min(parts) > 0
+        seconds[name] = sum(parts) / 1e3
+        assert figures[f"{name}images/s"] == pytest.approx(figures["images a step"] / seconds[name])
+        share = figures[f"{name}images/s"] * figures["GFLOP an image"]
+        share /= figures[f"peak GFLOP/s {kind}"]
+        assert figures[f"{name}share of {kind} peak"] == pytest.approx(share)
+    assert figures["times plain"] == pytest.approx(seconds["plain: "] / seconds[""])
+
+
+def test_the_plain_network_has_the_same_losses_and_gradients():
+    for settings in ({}, {"draws": "classes", "downsampling": "spatial", "shortcut": True}):
+        torch.manual_seed(0)
+        method = build_model("zse_sbir", vit="test_vit", dropout=0.0, **settings).train()
+        side = method.inputs["size"]
+        targets = torch.arange(6) % 3
+        batch = {"sketches": torch.randn(6, 3, side, side), "sketch_targets": targets}
+        batch |= {"photos": torch.randn(6, 3, side, side), "photo_targets": targets}
+        batch["chances"] = torch.rand(6, 2)
+        found = []
+        for _ in range(2):
+            method.zero_grad()
+            losses = method(batch, 0.0)
+            losses["total"].backward()
+            gradients = {n: p.grad.clone() for n, p in method.named_parameters()}
+            found.append((losses, gradients))
+            plain_network().make_plain(method)
+        for ours, plain in zip(*found, strict=True):
+            for name, tensor in plain.items():
+                largest = max(1e-3, float(tensor.detach().abs().max()))
+                assert torch.allclose(ours[name], tensor, rtol=0, atol=1e-3 * largest), name
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):

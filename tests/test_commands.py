@@ -30,6 +30,8 @@ BENCH = {
     "pairs": OF_PAIRS,
     "metrics": shlex.split("--queries 30 --photos 30 --width 8 --classes 3"),
     "evaluate": ["--vit", "test_vit", "--images", "3"],
+    "loader": shlex.split("--images 8 --size 64 --side 32 --num_workers 0"),
+    "train": shlex.split("--vit test_vit --batch 3 --steps 1 --num_workers 0"),
 }
 
 

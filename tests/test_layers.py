@@ -1,6 +1,7 @@
 """Who may import whom: imports point strictly down, and tables of names load no torch.
 
-4  every other script of the top level       imports all below; nothing imports it
+5  every other script of the top level       imports all below; nothing imports it
+4  benches/                                  what bench.py measures
 3  options.py | engine.py | retrieval/       never each other
 2  model/ | datasets/                        never each other
 1  utils/                                    nothing of ours
@@ -20,9 +21,10 @@ from datasets import DATASETS
 from model import METHODS
 
 ROOT = Path(__file__).parents[1]
-LEVELS = {"options": 3, "engine": 3, "retrieval": 3, "model": 2, "datasets": 2, "utils": 1}
-SCRIPT = 4
-ROOMS = ("retrieval", "model", "datasets", "utils")
+LEVELS = {"benches": 4, "options": 3, "engine": 3, "retrieval": 3}
+LEVELS |= {"model": 2, "datasets": 2, "utils": 1}
+SCRIPT = 5
+ROOMS = ("benches", "retrieval", "model", "datasets", "utils")
 METHOD_FILES = {place.split(":")[0] for place in METHODS.values()}
 SOURCE_FILES = {place.split(":")[0] for place in DATASETS.values()}
 ALONE = {"retrieval.metrics", "retrieval.pictures"}

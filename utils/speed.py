@@ -46,9 +46,14 @@ def operations_of(run: Callable[[], object]) -> int:
     def attention(query, key, *_, **__):  # on CPUs, which torch's counter leaves out
         return 4 * math.prod(query) * key[2]
 
+    def attention_back(gradient, query, key, *_, **__):  # as torch counts it: one product again
+        return 10 * math.prod(query) * key[2]
+
+    aten = torch.ops.aten
     uncounted = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-        torch.ops.aten.addmm_: lambda total, a, b, **_: 2 * math.prod(a) * b[1],
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_back,
+        aten.addmm_: lambda total, a, b, **_: 2 * math.prod(a) * b[1],
     }
     with FlopCounterMode(display=False, custom_mapping=uncounted) as counter:
         run()

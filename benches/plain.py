@@ -1,0 +1,61 @@
+"""The plain network, which stages are held against: that of tests/plain_network.py in fp32."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+from utils.speed import median_seconds, operations_of
+
+BLOCK = 20  # sketches, and photos
+SHARE = 0.4  # of the fp32 peak, which the plain network has to reach to be a fair measure
+
+
+def plain_network():
+    """The module of that name in tests/, which is no package."""
+    file = Path(__file__).parents[1] / "tests" / "plain_network.py"
+    spec = importlib.util.spec_from_file_location("plain_network", file)
+    network = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(network)
+    return network
+
+
+def plain_pair(method, device, repeat: int) -> dict:
+    """Seconds and operations of a pair, in a block of 20 x 20."""
+    network = plain_network()
+    shape = (BLOCK, method.tokenizer.tokens + 1, method.tokenizer.width)
+    sketches, photos = (torch.randn(shape, device=device) for _ in range(2))
+
+    def run():
+        network.plain_pair_logits(method, sketches, photos)
+
+    operations = operations_of(run) / BLOCK**2
+    seconds = median_seconds(run, device, min(repeat, 3)) / BLOCK**2
+    return {"seconds": seconds, "operations": operations}
+
+
+def plain_image(method, queries, gallery, preprocessing, device) -> float:
+    """Seconds to read and encode an image in fp32, by blocks of 20."""
+
+    def run():
+        for images in (queries, gallery):
+            numbers = range(min(BLOCK, len(images)))
+            batch = torch.stack([images.read(number, preprocessing) for number in numbers])
+            method.encode(batch.to(device), "photo")
+
+    count = min(BLOCK, len(queries)) + min(BLOCK, len(gallery))
+    return median_seconds(run, device, 3) / count
+
+
+def told_of_plain(plain: dict, peaks: dict) -> dict:
+    """What is told of plain_pair(), and whether it is fast enough to be held against."""
+    speed = plain["operations"] / plain["seconds"] / 1e9
+    share = speed / peaks["peak GFLOP/s torch.float32"]
+    verdict = "a fair measure" if share >= SHARE else f"below {SHARE:.0%}: no measure"
+    return {
+        "plain: ms a pair": 1e3 * plain["seconds"],
+        "plain: GFLOP a pair": plain["operations"] / 1e9,
+        "plain: GFLOP/s": speed,
+        "plain: share of fp32 peak": share,
+        "plain: verdict": verdict,
+    }
