@@ -119,7 +119,7 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=_count(1),
         default=1,
         metavar="N",
-        help="batches a step: N x --batch draws in the memory of --batch; contrast and hard "
+        help="batches a step: N times the draws in the memory of one batch; contrast and hard "
         "negatives stay within a batch (default %(default)s)",
     )
     group.add_argument(
