@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sample_data import write_benchmark
-from training_runs import assert_equal, assert_same_state, lines, start
+from training_runs import assert_equal, assert_same_state, end, lines, start
 
 from utils.checkpoints import load_file
 from utils.files import TEMPORARY
 from utils.run_folder import BEST, CURVES, LAST, METRICS
 
 SEED = 20240607
-STEPS, EPOCHS = 60, 2
+STEPS, EPOCHS = 52, 2
 RUN = ["--datasetLen", str(3 * STEPS), "--epoch", str(EPOCHS), "--num_workers", "2"]
 RUN += ["--recipe", "strong", "--augment", "strong", "--own_photo", "0.5", "--dropout", "0.1"]
 RUN += ["--shortcut", "--whitening", "--ema", "0.9", "--schedule", "cosine", "-r", "rn"]
@@ -37,7 +37,10 @@ def data(tmp_path_factory) -> Path:
 
 def finish(data: Path, save: Path, *more: str) -> None:
     process = start(data, save, *RUN, *more)
-    said = process.communicate(timeout=300)[0]
+    try:
+        said = process.communicate(timeout=300)[0]
+    finally:
+        end(process)
     assert process.returncode == 0, said
 
 
@@ -81,13 +84,6 @@ def steps_done(save: Path) -> int:
     return STEPS * checkpoint["epoch"] + checkpoint["step"]
 
 
-def kill(process: subprocess.Popen) -> None:
-    """Its whole group, hence data workers too."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-
-
 def processes_of(save: Path) -> list[int]:
     """All that were started to write there, data workers too, which have the same command."""
     found = []
@@ -114,13 +110,15 @@ def test_a_run_killed_five_times_ends_as_one_left_alone(data, tmp_path):
     places, torn = [], []
     for number, moment in enumerate(moments):
         process = start(data, killed, *RUN, *(["--resume"] if number else []))
-        least = max([moment, *places])
-        wait(process, lambda least=least: steps_done(killed) >= least, every=0.1)
-        if number in in_a_save:
-            torn.append(halt_in_a_save(process, killed))
-        else:
-            time.sleep(random.uniform(0, 0.2))
-        kill(process)
+        try:
+            wait(process, lambda moment=moment: steps_done(killed) >= moment, every=0.3)
+            if number in in_a_save:
+                torn.append(halt_in_a_save(process, killed))
+            else:
+                time.sleep(random.uniform(0, 0.2))
+        finally:
+            end(process)
+        assert process.returncode == -signal.SIGKILL
         places.append(steps_done(killed))
     print(f"killed after steps {places}, {in_a_save} in the midst of a save")
     assert places == sorted(places) and places[-1] < STEPS * EPOCHS

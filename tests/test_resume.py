@@ -13,6 +13,7 @@ from training_runs import (
     STEPS_AN_EPOCH,
     assert_equal,
     assert_same_state,
+    end,
     lines,
     run,
     start,
@@ -342,11 +343,14 @@ def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
     save = tmp_path / "stopped"
     process = start(data, save, *LONG)
     deadline = time.monotonic() + 120
-    while "runs on" not in _log(save) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.2)
-    os.killpg(process.pid, number)
-    said = process.communicate(timeout=120)[0]
+    try:
+        while "runs on" not in _log(save) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.killpg(process.pid, number)
+        said = process.communicate(timeout=120)[0]
+    finally:
+        end(process)
     assert process.returncode == 128 + number, said
     assert "--resume" in said and "Traceback" not in said
     stopped = load_file(save / LAST)

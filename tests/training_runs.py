@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,6 +42,13 @@ def start(data: Path, save: Path, *more: str) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill it, and data workers with it, whatever has become of a test."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
 
 
 def before_step(monkeypatch, act, epoch: int = 0, step: int = 0) -> None:
