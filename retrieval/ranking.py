@@ -64,7 +64,7 @@ class Reordered:
 
     def __init__(self, first: Order, shortlist: Tensor, scores: Tensor):
         self.first = first
-        order = _keys(scores, first.places[shortlist]).argsort(dim=1, descending=True)
+        order = closest_first(scores, first.places[shortlist])
         self.shortlist, self.scores = shortlist.gather(1, order), scores.gather(1, order)
         self.new_place = order.argsort(dim=1)  # (Q, K), of what was there in the first ranking
 
@@ -83,6 +83,11 @@ class Reordered:
         K = self.shortlist.shape[1]
         moved = self.new_place[queries].gather(1, ranks.clamp(max=K) - 1) + 1
         return torch.where(ranks <= K, moved, ranks).sort(dim=1).values
+
+
+def closest_first(scores: Tensor, places: Tensor) -> Tensor:
+    """Columns of scores (Q, K) in the order that ranks them; places: tie_order of each (Q, K)."""
+    return _keys(scores, places).argsort(dim=1, descending=True)
 
 
 def _keys(similarity: Tensor, places: Tensor) -> Tensor:

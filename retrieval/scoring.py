@@ -1,6 +1,6 @@
 """How a block of sketches is compared with the gallery: by vectors, by pairs, or by both."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ SHARE_OF_GPU = 0.5  # of its free memory, for the gallery's features
 class Scorer:
     """Ranks a gallery for sketches. Whatever the network runs in, it ranks numbers in fp32.
 
-    photos: features of the whole gallery, (G, ...), on the CPU; paths: their names, which break
-    ties. mode: "sa" compares with method.similarity, "rn" scores every pair with
-    method.pair_scorer, "rerank" only the `shortlist` photos of each sketch that "sa" puts first.
+    photos: features of the whole gallery, (G, ...), on the CPU; tokens: from numbers of photos to
+    those of their features that are not in `photos`; paths: their names, which break ties. mode:
+    "sa" compares with method.similarity, "rn" scores every pair with method.pair_scorer, "rerank"
+    only the `shortlist` photos of each sketch that "sa" puts first. nearest: from sketches to their
+    order in "sa", where not every photo is to be compared.
     fuse: how many times method.similarity is added to a pair's score. expand: with how many photos
     vectors are averaged, see expansion.py. block: photos scored at a time. dtype: of the pairs'
     network; compiled: by torch.compile.
@@ -40,6 +42,8 @@ class Scorer:
         dtype: torch.dtype,
         compiled: bool,
         device: torch.device,
+        tokens: Callable[[Tensor], Features] | None = None,
+        nearest: Callable[[Features], Order] | None = None,
     ):
         vectors = photos["retrieval"].to(device)
         if expand:
@@ -54,6 +58,8 @@ class Scorer:
         self.shortlist = shortlist
         self.block = block
         self.device = device
+        self.tokens = tokens
+        self.nearest = nearest or self._order_by_vectors
         self.score_pairs = None
         if mode != "sa":
             self.score_pairs = method.pair_scorer(dtype, compiled)
@@ -64,7 +70,7 @@ class Scorer:
         if self.mode == "rn":
             return self.order_by_pairs(sketches)
         sketches = self._expanded(sketches)
-        coarse = Order(self._similarity(sketches, self.vectors), self.places)
+        coarse = self.nearest(sketches)
         if self.mode == "sa":
             return coarse
         shortlist, _ = coarse.best(self.shortlist)  # (Q, K)
@@ -73,6 +79,9 @@ class Scorer:
     def order_by_pairs(self, sketches: Features) -> Order:
         """The order by the scores of all pairs."""
         return Order(self._scores(self._expanded(sketches)), self.places)
+
+    def _order_by_vectors(self, sketches: Features) -> Order:
+        return Order(self._similarity(sketches, self.vectors), self.places)
 
     def _scores(self, sketches: Features, shortlist: Tensor | None = None) -> Tensor:
         """Scores of the pairs of Q sketches with all photos (Q, G), or with those listed (Q, K).
@@ -122,8 +131,14 @@ class Scorer:
         blocks = [
             slice(f, f + self.block) if whole else numbers[f : f + self.block] for f in firsts
         ]
-        rows = ({n: tensor[_at(tensor, b)] for n, tensor in self.photos.items()} for b in blocks)
-        return _copied_ahead(rows, self.device)
+        return _copied_ahead(map(self._rows, blocks), self.device)
+
+    def _rows(self, block: slice | Tensor) -> Features:
+        """Features of a block of photos, where they are kept."""
+        rows = {name: tensor[_at(tensor, block)] for name, tensor in self.photos.items()}
+        if self.tokens:
+            rows |= self.tokens(torch.arange(len(self.vectors))[block])
+        return rows
 
     def _similarity(self, sketches: Features, vectors: Tensor) -> Tensor:
         return self.method.similarity(sketches, {"retrieval": vectors}).float()
