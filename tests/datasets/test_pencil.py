@@ -1,0 +1,236 @@
+"""Sketches as people have them, and those that must stay as they are."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+from sample_data import shared_file
+
+from datasets.drawn import CATEGORIES
+from datasets.images import Preprocessing, open_image
+from datasets.pencil import cleaned, looks_photographed, ready_sketch, without_shading
+from datasets.synthetic import draw_sketch_of
+from utils.errors import InputError
+
+SIDE = 400
+SEE = Preprocessing(size=224, mean=(0.5,) * 3, std=(0.5,) * 3, crop=True)
+
+
+def drawing(side: int = SIDE) -> np.ndarray:
+    """Where a pencil has been: a house, 0 to 1, (h, w)."""
+    image = Image.new("L", (side, side), 0)
+    pen = ImageDraw.Draw(image)
+    a, b, middle, top = (round(share * side) for share in (0.25, 0.75, 0.5, 0.15))
+    width = side // 80
+    pen.rectangle((a, middle, b, b), outline=255, width=width)
+    pen.line([(a, middle), (middle, top), (b, middle)], fill=255, width=width)
+    pen.rectangle((round(0.45 * side), round(0.6 * side), round(0.55 * side), b), outline=255)
+    return np.array(image, dtype=np.float32) / 255
+
+
+def on_paper(ink, dark=0.5, darkest_corner=0.4, noise=3.0, tint=(240, 230, 210)):
+    """A photo of it: tinted paper, light that falls off, a soft shadow, noise of the sensor."""
+    random = np.random.default_rng(0)
+    h, w = ink.shape
+    y, x = np.mgrid[0:h, 0:w] / max(h, w)
+    light = darkest_corner + (1 - darkest_corner) * (1 - (x + y) / 2)
+    light *= 1 - 0.3 / (1 + np.exp(20 * (np.hypot(x - 0.1, y - 0.9) - 0.3)))
+    paper = np.array(tint) * light[..., None]
+    photo = paper * (1 - dark * ink[..., None]) + random.normal(0, noise, (h, w, 1))
+    return Image.fromarray(photo.clip(0, 255).astype(np.uint8))
+
+
+def agreement(found: np.ndarray, ink: np.ndarray) -> float:
+    """Overlap of the dark pixels with the drawn ones, both grown a little: 1 is the same."""
+
+    def grown(mask):
+        image = Image.fromarray((255 * mask).astype(np.uint8))
+        return np.array(image.filter(ImageFilter.MaxFilter(5))) > 0
+
+    a, b = grown(found.mean(axis=2) < 128), grown(ink > 0.5)
+    return (a & b).sum() / (a | b).sum()
+
+
+# ---- photos of drawings
+
+
+@pytest.mark.parametrize("dark", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("darkest_corner", [0.3, 0.7])
+@pytest.mark.parametrize("noise", [1.0, 4.0])
+def test_a_drawing_on_shaded_paper_becomes_dark_strokes_on_white(dark, darkest_corner, noise):
+    ink = drawing()
+    found, note = cleaned(on_paper(ink, dark, darkest_corner, noise))
+    assert "photo" in note
+    assert np.median(found) == 255
+    assert (found[:20] == 255).all() and (found[-20:] == 255).all()  # no shade at the edge
+    assert agreement(found, ink) > 0.75
+    assert (found[ink == 1].sum(axis=1) <= 300).mean() > 0.75  # dark enough for the crop
+
+
+def test_chalk_on_a_board_and_pencil_in_the_dark_are_told_apart():
+    ink = drawing()
+    board = on_paper(ink, dark=-4, tint=(45, 45, 45))
+    dim = on_paper(ink, dark=0.6, tint=(120, 115, 105))
+    for photo in (board, dim):
+        assert np.median(np.array(photo)) < 128
+        assert agreement(cleaned(photo)[0], ink) > 0.7
+
+
+def test_coloured_pencils_on_shaded_paper_are_dark_whatever_their_colour():
+    ink = drawing()
+    paper = np.array(on_paper(0 * ink), dtype=np.float32)
+    colours = np.zeros((SIDE, SIDE, 3))
+    for number, taken in enumerate([(0.1, 0.7, 0.7), (0.7, 0.2, 0.7), (0.6, 0.5, 0.1)]):
+        colours[:, number * SIDE // 3 : (number + 1) * SIDE // 3 + 1] = taken
+    photo = Image.fromarray((paper * (1 - colours * ink[..., None])).clip(0, 255).astype(np.uint8))
+    assert agreement(cleaned(photo)[0], ink) > 0.7
+
+
+def test_a_large_photo_is_made_smaller_and_an_empty_paper_is_not_a_drawing():
+    ink = drawing(1600)
+    found, _ = cleaned(on_paper(ink))
+    assert found.shape == (768, 768, 3)
+    assert without_shading(np.array(on_paper(0 * drawing()))) is None
+    assert cleaned(on_paper(0 * drawing())) == (None, "")
+
+
+def test_the_network_sees_the_same_as_of_a_clean_drawing(tmp_path):
+    ink = drawing(768)
+    Image.fromarray((255 * (1 - ink)).astype(np.uint8)).save(tmp_path / "clean.png")
+    on_paper(ink).save(tmp_path / "photo.jpg", quality=85)
+    seen = {}
+    for name in ("clean.png", "photo.jpg"):
+        ready, _ = ready_sketch(tmp_path / name, tmp_path)
+        seen[name] = SEE.levels(ready, "sketch").permute(1, 2, 0).numpy()
+    assert agreement(seen["photo.jpg"], 1 - seen["clean.png"].mean(axis=2) / 255) > 0.7
+
+
+# ---- what stays as it is
+
+
+def untouched(file: Path, folder: Path) -> bool:
+    return ready_sketch(file, folder) == (file, "") and cleaned(open_image(file)) == (None, "")
+
+
+def test_clean_sketches_are_taken_as_they_are(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for number, category in enumerate(CATEGORIES):
+        picture, _ = draw_sketch_of(category, 0, 96, number)
+        picture.convert("RGB").save(tmp_path / f"{category}.png")
+        picture.convert("RGB").save(tmp_path / f"{category}.jpg", quality=70)
+        assert untouched(tmp_path / f"{category}.png", out)
+        assert untouched(tmp_path / f"{category}.jpg", out)
+    assert list(out.iterdir()) == []
+
+
+def test_filled_grey_and_dense_drawings_by_programs_are_clean(tmp_path):
+    for name, ground, fill in (("grey", 200, 40), ("filled", 255, 128), ("dense", 255, 0)):
+        image = Image.new("L", (200, 200), ground)
+        pen = ImageDraw.Draw(image)
+        pen.ellipse((30, 30, 170, 170), fill=fill, outline=0, width=3)
+        image.save(tmp_path / f"{name}.png")
+        assert untouched(tmp_path / f"{name}.png", tmp_path), name
+
+
+def test_sketches_of_the_benchmarks_are_taken_as_they_are(tmp_path):
+    folder = shared_file("data/sketchy_mini/Sketchy/256x256/sketch/tx_000000000000_ready")
+    files = sorted(folder.glob("*/*.png"))[::20]
+    assert len(files) > 150
+    assert all(untouched(file, tmp_path) for file in files)
+
+
+# ---- other kinds, and what is told
+
+
+def test_what_was_done_is_told_and_the_strokes_end_up_dark(tmp_path):
+    ink = drawing(200)
+    white = (255 * (1 - ink)).astype(np.uint8)
+    alpha = Image.new("RGBA", (200, 200), (10, 10, 10, 0))
+    alpha.putalpha(Image.fromarray((255 * ink).astype(np.uint8)))
+    kinds = {
+        "inverted": (Image.fromarray(255 - white), "light on dark"),
+        "transparent": (alpha, "transparent"),
+        "faint": (Image.fromarray((245 - 40 * ink).astype(np.uint8)), "faint"),
+        "empty": (Image.new("RGB", (50, 50), "white"), "empty"),
+    }
+    for name, (image, expected) in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        ready, note = ready_sketch(tmp_path / f"{name}.png", tmp_path)
+        assert ready == tmp_path / f"{name}.png" and expected in note
+        if name == "empty":
+            continue
+        assert SEE.levels(ready, "sketch").min() < 100
+
+
+def test_coloured_lines_are_made_dark_and_seen_whole(tmp_path):
+    ink = drawing(200)[..., None]
+    colours = np.full((200, 200, 3), (250, 200, 40))
+    colours[:, :100] = 0  # the right half alone is light, and would be cut off
+    image = Image.fromarray((255 * (1 - ink) + colours * ink).astype(np.uint8))
+    image.save(tmp_path / "two.png")
+    ready, note = ready_sketch(tmp_path / "two.png", tmp_path)
+    assert note == "coloured lines made dark" and ready != tmp_path / "two.png"
+    assert agreement(np.array(open_image(ready)), ink[..., 0]) > 0.9
+    assert ready_sketch(tmp_path / "two.png", tmp_path, "never")[0] == tmp_path / "two.png"
+
+
+def test_cleaning_can_be_asked_for_and_forbidden(tmp_path):
+    on_paper(drawing()).save(tmp_path / "photo.png")
+    Image.fromarray((255 * (1 - drawing())).astype(np.uint8)).save(tmp_path / "clean.png")
+    assert ready_sketch(tmp_path / "photo.png", tmp_path, "never")[0] == tmp_path / "photo.png"
+    ready, note = ready_sketch(tmp_path / "clean.png", tmp_path, "always")
+    assert "shading" in note and agreement(np.array(open_image(ready)), drawing()) > 0.9
+    assert looks_photographed(np.array(open_image(tmp_path / "photo.png")))
+    assert not looks_photographed(np.array(open_image(tmp_path / "clean.png").convert("RGB")))
+
+
+def test_sketches_of_one_name_do_not_overwrite_each_other(tmp_path):
+    (tmp_path / "out").mkdir()
+    ready = []
+    for folder, dark in (("a", 0.4), ("b", 0.8)):
+        (tmp_path / folder).mkdir()
+        on_paper(drawing(), dark).save(tmp_path / folder / "house.jpg")
+        ready.append(ready_sketch(tmp_path / folder / "house.jpg", tmp_path / "out")[0])
+    assert ready[0] != ready[1] and all(file.is_file() for file in ready)
+
+
+# ---- SVG
+
+
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="100" height="100">'
+    '<circle cx="50" cy="50" r="30" fill="none" stroke="black" stroke-width="4"/></svg>'
+)
+
+
+def test_svg_is_drawn_where_cairosvg_is_installed(tmp_path):
+    pytest.importorskip("cairosvg", exc_type=(ImportError, OSError))
+    (tmp_path / "circle.svg").write_text(SVG)
+    ready, note = ready_sketch(tmp_path / "circle.svg", tmp_path)
+    assert note.startswith("SVG")
+    pixels = np.array(open_image(ready).convert("L"))
+    assert pixels.shape == (512, 512) and pixels[256, 256] == 255 and pixels[256, 102] == 0
+    (tmp_path / "damaged.svg").write_text("<svg")
+    with pytest.raises(InputError, match="cannot be drawn"):
+        ready_sketch(tmp_path / "damaged.svg", tmp_path)
+
+
+def test_svg_by_a_cairosvg_that_is_played(tmp_path, monkeypatch):
+    (tmp_path / "circle.svg").write_text(SVG)
+    (tmp_path / "drawn.png").write_bytes(b"")
+    Image.fromarray((255 * (1 - drawing(512))).astype(np.uint8)).save(tmp_path / "drawn.png")
+    played = SimpleNamespace(svg2png=lambda **_: (tmp_path / "drawn.png").read_bytes())
+    monkeypatch.setitem(sys.modules, "cairosvg", played)
+    ready, note = ready_sketch(tmp_path / "circle.svg", tmp_path)
+    assert note == "SVG, drawn at 512 px" and open_image(ready).size == (512, 512)
+
+
+def test_svg_without_cairosvg_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cairosvg", None)
+    (tmp_path / "circle.svg").write_text(SVG)
+    with pytest.raises(InputError, match="pip install cairosvg"):
+        ready_sketch(tmp_path / "circle.svg", tmp_path)
