@@ -27,7 +27,7 @@ SCRIPT = 5
 ROOMS = ("benches", "retrieval", "model", "datasets", "utils")
 METHOD_FILES = {place.split(":")[0] for place in METHODS.values()}
 SOURCE_FILES = {place.split(":")[0] for place in DATASETS.values()}
-ALONE = {"retrieval.metrics", "retrieval.pictures"}
+ALONE = {"retrieval.metrics", "retrieval.pictures", "retrieval.page"}
 WITHOUT_TORCH = ("options", "model", "datasets")
 LOAD_TORCH = {"torch", "torchvision", "timm", "safetensors"}
 
