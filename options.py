@@ -64,6 +64,8 @@ LOSSES = {
 AMP = ("off", "auto", "bf16", "fp16")
 AUGMENT = ("none", "flip", "light", "strong")
 SHORTLIST = 1000
+SEARCH_SHORTLIST = 200
+EVERY_PHOTO = sys.maxsize  # -k all
 
 _ARCHITECTURE_DEFAULTS = {
     "vit": "vit_base_patch16_224",
@@ -379,6 +381,37 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--augment", choices=AUGMENT, default="none", help="as in train.py (default %(default)s)"
     )
     return parser.parse_args(arguments)
+
+
+def retrieve_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of retrieve.py; `task` is the subcommand's name. Exits where they are wrong."""
+    parser = _parser("Search a folder of photos with one's own sketches.", "retrieve.py")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
+    text = "encode a folder of photos; a second time, only what is new or changed"
+    index = tasks.add_parser("index", help=text, description=text, allow_abbrev=False)
+    text = "find the photos that show what a sketch shows"
+    search = tasks.add_parser("search", help=text, description=text, allow_abbrev=False)
+    _add_index(index)
+    _add_search(search)
+    for task, workers in ((index, 4), (search, 0)):
+        task.add_argument(
+            "--num_workers",
+            type=_count(0),
+            default=workers,
+            help="processes that read images (default %(default)s)",
+        )
+        task.add_argument(
+            "--amp", choices=AMP, default="off", help="as in test.py (default %(default)s)"
+        )
+        _add_device(task)
+    args = parser.parse_args(arguments)
+    if args.task == "search":
+        if args.shortlist and args.retrieval != "rerank":
+            parser.error(
+                f"--shortlist {args.shortlist} is what -r rerank scores: -r is {args.retrieval}"
+            )
+        args.shortlist = args.shortlist or SEARCH_SHORTLIST
+    return args
 
 
 def loss_settings(args: argparse.Namespace) -> dict:
@@ -797,6 +830,100 @@ def _add_speed(group: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_index(task: argparse.ArgumentParser) -> None:
+    """The options of retrieve.py index."""
+    task.add_argument(
+        "--photos",
+        required=True,
+        metavar="DIR",
+        help="folder of photos, with all folders in it; no labels are needed (required)",
+    )
+    task.add_argument(
+        "-l", "--load", required=True, metavar="FILE", help="checkpoint to encode with (required)"
+    )
+    task.add_argument(
+        "--out",
+        required=True,
+        metavar="G",
+        help="folder of the gallery: made, or brought up to date (required)",
+    )
+    task.add_argument(
+        "--index",
+        choices=("exact", "hnsw", "ivf"),
+        help="how the nearest vectors are found: all compared (exact), or approximately by FAISS's "
+        "HNSW or IVF, whose recall is measured and told (default: as the gallery has it, a new one "
+        "exact)",
+    )
+    task.add_argument(
+        "--tokens",
+        action="store_true",
+        help="keep patch tokens in fp16, 0.3 MB a photo at ViT-B: -r rn and rerank then need not "
+        "encode photos when a sketch asks (default: off)",
+    )
+
+
+def _add_search(task: argparse.ArgumentParser) -> None:
+    """The options of retrieve.py search."""
+    task.add_argument(
+        "--gallery", required=True, metavar="G", help="folder that index has written (required)"
+    )
+    task.add_argument(
+        "--sketch",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="sketches, or folders of them: any image, also a photo of a drawing, and SVG where "
+        "cairosvg is installed (required)",
+    )
+    task.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="where ranking.json, pictures and the page go (required)",
+    )
+    task.add_argument(
+        "-k",
+        type=_count_or_all,
+        default=10,
+        metavar="K",
+        help="how many photos of each sketch, or all (default %(default)s)",
+    )
+    task.add_argument(
+        "-r",
+        "--retrieval",
+        choices=("rn", "sa", "rerank"),
+        default="sa",
+        help="compare retrieval tokens (sa), score every pair with the relation network (rn), or "
+        "the pairs of those photos alone that sa puts first (rerank) (default %(default)s)",
+    )
+    task.add_argument(
+        "--shortlist",
+        type=_count(1),
+        metavar="K",
+        help=f"with -r rerank: how many photos of each sketch (default: {SEARCH_SHORTLIST})",
+    )
+    task.add_argument(
+        "--clean",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="take the paper's shading from a photo of a drawing and make coloured lines dark: "
+        "where the sketch looks like it, in any case, or never (default %(default)s)",
+    )
+    task.add_argument(
+        "-l",
+        "--load",
+        metavar="FILE",
+        help="the checkpoint, where it lies elsewhere than when the gallery was built (default: "
+        "what the gallery names)",
+    )
+    task.add_argument(
+        "--test_sk",
+        type=_count(1),
+        metavar="N",
+        help="sketches at a time (default: what suits the memory)",
+    )
+
+
 def _of_recipes(option: str) -> str:
     """What the recipes say of an option, for its help."""
     values = {name: recipe[option] for name, recipe in RECIPES.items()}
@@ -978,6 +1105,11 @@ def _count(least: int, most: int | None = None):
         return value
 
     return whole_number
+
+
+def _count_or_all(text: str) -> int:
+    """A type for whole numbers from 1 on, and for "all"."""
+    return EVERY_PHOTO if text == "all" else _count(1)(text)
 
 
 def _number(least: float, most: float = math.inf, without: float | None = None):

@@ -756,3 +756,43 @@ def _parser(parse, monkeypatch) -> argparse.ArgumentParser:
 def test_a_long_option_with_one_dash_is_never_taken_for_a_short_one(refusal, word):
     said = refusal(word, "x")
     assert f"write -{word.split('=')[0]}" in said
+
+
+SEARCH = ["search", "--gallery", "G", "--sketch", "a.png", "--out", "found"]
+
+
+def test_a_search_names_its_defaults_and_takes_many_sketches():
+    args = options.retrieve_options([*SEARCH, "-k", "all"])
+    assert (args.task, args.retrieval, args.sketch) == ("search", "sa", ["a.png"])
+    assert args.shortlist == options.SEARCH_SHORTLIST and args.k == options.EVERY_PHOTO
+    more = options.retrieve_options(["search", "--sketch", "a", "b", *SEARCH[1:3], *SEARCH[5:]])
+    assert more.sketch == ["a", "b"] and more.k == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "task"),
+        (["index", "--photos", "p"], "-l/--load, --out"),
+        (["search"], "--gallery, --sketch, --out"),
+        ([*SEARCH, "-k", "0"], "'0' is not a whole number from 1 on"),
+        ([*SEARCH, "-k", "al"], "'al' is not a whole number from 1 on"),
+        ([*SEARCH, "--shortlist", "5"], "-r rerank scores: -r is sa"),
+        ([*SEARCH, "--clean", "maybe"], "invalid choice: 'maybe'"),
+        ([*SEARCH, "--tokens"], "unrecognized arguments: --tokens"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused_in_a_line(capsys, words, said):
+    with pytest.raises(SystemExit) as error:
+        options.retrieve_options(words)
+    told = capsys.readouterr().err
+    assert error.value.code == 2 and said in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("task", ["index", "search"])
+def test_help_of_retrieve_needs_no_torch_and_tells_every_default(task):
+    result = _run("-X", "importtime", "retrieve.py", task, "--help")
+    assert result.returncode == 0 and "torch" not in result.stderr
+    told = " ".join(result.stdout.split()).split(" -h, --help ")[1]
+    assert told.count("(default") + told.count("(required)") >= told.count(" --") - 1
