@@ -14,6 +14,7 @@ STAGES = {
     "evaluate": "benches.evaluation:evaluate",
     "loader": "benches.training:loader",
     "train": "benches.training:train",
+    "gallery": "benches.gallery:gallery",
 }
 SEED = 0
 

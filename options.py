@@ -288,7 +288,8 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     evaluate = stages.add_parser("evaluate", help="a whole evaluation by vectors, and by all pairs")
     loader = stages.add_parser("loader", help="image files to the pictures of training")
     train = stages.add_parser("train", help="whole steps of training, beside plain fp32")
-    for stage in (encode, pairs, metrics, evaluate, loader, train):
+    gallery = stages.add_parser("gallery", help="nearest vectors: exact, by HNSW, by IVF")
+    for stage in (encode, pairs, metrics, evaluate, loader, train, gallery):
         _add_device(stage)
         stage.add_argument("--json", metavar="FILE", help="keep all figures there (default: none)")
     for stage in (encode, pairs, evaluate, train):
@@ -349,6 +350,19 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             default=number,
             metavar="N",
             help=f"{what} (default %(default)s: QuickDraw at ViT-B)",
+        )
+    for option, what, number in (
+        ("--count", "vectors in the gallery", 1_000_000),
+        ("--width", "numbers of a vector", 192),
+        ("--queries", "queries, to measure recall", 200),
+        ("--timed", "queries of these, to measure time", 100),
+    ):
+        gallery.add_argument(
+            option,
+            type=_count(1),
+            default=number,
+            metavar="N",
+            help=f"{what} (default %(default)s)",
         )
     evaluate.add_argument(
         "--images",

@@ -149,6 +149,17 @@ def test_the_plain_network_has_the_same_losses_and_gradients():
                 assert torch.allclose(ours[name], tensor, rtol=0, atol=1e-3 * largest), name
 
 
+def test_gallery(tmp_path):
+    few = ["--count", 3000, "--width", 16, "--queries", 40, "--timed", 3]
+    figures = measured(tmp_path, "gallery", "-c", "cpu", *few)
+    assert figures["exact: recall@10 against exact"] == 1
+    assert figures["exact: size MB"] == pytest.approx(3000 * 16 * 4 / 1e6, rel=0.01)
+    for kind in ("hnsw", "ivf"):
+        assert 0.5 < figures[f"{kind}: recall@10 against exact"] <= 1
+        assert figures[f"{kind}: size MB"] > figures["exact: size MB"]
+        assert figures[f"{kind}: ms a query, one at a time"] > 0
+
+
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(InputError, match="there is no folder"):
         bench.main(["encode", *SMALL, "--json", str(tmp_path / "absent" / "file.json")])
