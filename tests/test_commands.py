@@ -11,6 +11,7 @@ from sample_data import write_benchmark
 import bench
 import prepare
 import quickstart
+import retrieve
 import test
 import train
 from datasets import DATASETS, load_benchmark
@@ -32,6 +33,7 @@ BENCH = {
     "evaluate": ["--vit", "test_vit", "--images", "3"],
     "loader": shlex.split("--images 8 --size 64 --side 32 --num_workers 0"),
     "train": shlex.split("--vit test_vit --batch 3 --steps 1 --num_workers 0"),
+    "gallery": shlex.split("--count 300 --width 8 --queries 20 --timed 2"),
 }
 
 
@@ -72,6 +74,8 @@ def test_the_readme_has_commands_for_every_dataset_and_program():
         "prepare.py",
         "quickstart.py",
         "bench.py",
+        "retrieve.py index",
+        "retrieve.py search",
         "synthetic",
         "model.published",
         "tu_berlin",
@@ -109,6 +113,10 @@ def test_every_command_of_the_readme_runs(place, monkeypatch):
         elif "bench.py" in command:
             more = ["-c", "cpu", *BENCH[arguments[0]]]
             assert bench.main([*arguments, *more]) == 0, command
+        elif "retrieve.py" in command:
+            assert retrieve.main([*_drawn_here(arguments), "-c", "cpu", "--num_workers", "0"]) == 0
+            out = Path(arguments[arguments.index("--out") + 1])
+            assert (out / ("index.html" if "search" in command else "gallery.json")).is_file()
         elif "quickstart.py" in command:
             more = shlex.split("-c cpu --batch 3 --datasetLen 6 --epoch 1")
             assert quickstart.main([*arguments, *more]) == 0, command
@@ -118,6 +126,13 @@ def test_every_command_of_the_readme_runs(place, monkeypatch):
             monkeypatch.setattr("sys.argv", ["published.py", *arguments])
             published._main()
             assert Path(arguments[1]).is_file()
+
+
+def _drawn_here(arguments: list[str]) -> list[str]:
+    """The same with a sketch that is here in place of one of the whole benchmark."""
+    sketches = sorted(Path("datasets/Synthetic/sketch").glob("*/*.png"))
+    swapped = [str(sketches[0]) if word.endswith(".png") else word for word in arguments]
+    return [str(sketches[0].parent) if "Synthetic/sketch/w" in word else word for word in swapped]
 
 
 def _stand_in_for_downloads(arguments: list[str]) -> None:
