@@ -477,7 +477,7 @@ class Training:
         from datasets.reading import told_of_dead_worker
         from utils.distributed import is_lost_process
 
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0] or type(error).__name__
         if is_lost_process(error):
             return InputError(
                 f"another process of this run has gone ({reason}). Go on from "

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sample_data import write_benchmark
-from training_runs import assert_equal, assert_same_state, end, lines, start
+from training_runs import assert_equal, assert_same_state, end, lines, run_as_started, start
 
 from utils.checkpoints import load_file
 from utils.files import TEMPORARY
@@ -24,7 +24,7 @@ STEPS, EPOCHS = 52, 2
 RUN = ["--datasetLen", str(3 * STEPS), "--epoch", str(EPOCHS), "--num_workers", "2"]
 RUN += ["--recipe", "strong", "--augment", "strong", "--own_photo", "0.5", "--dropout", "0.1"]
 RUN += ["--shortcut", "--whitening", "--ema", "0.9", "--schedule", "cosine", "-r", "rn"]
-RUN += ["--save_minutes", "0.001"]
+SAVE_OFTEN = ["--save_minutes", "0.003"]
 TORN = re.compile(rf"{re.escape(LAST)}{TEMPORARY}")
 
 
@@ -33,15 +33,6 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_benchmark(root)
     return root
-
-
-def finish(data: Path, save: Path, *more: str) -> None:
-    process = start(data, save, *RUN, *more)
-    try:
-        said = process.communicate(timeout=300)[0]
-    finally:
-        end(process)
-    assert process.returncode == 0, said
 
 
 def wait(process: subprocess.Popen, happened, every: float) -> object:
@@ -104,12 +95,12 @@ def test_a_run_killed_five_times_ends_as_one_left_alone(data, tmp_path):
     print(f"seed of the moments: {SEED}")
     random = np.random.default_rng(SEED)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(data, whole)
+    run_as_started(data, whole, *RUN)
     moments = np.sort(random.choice(STEPS * EPOCHS - 20, size=5, replace=False)).tolist()
     in_a_save = random.choice(5, size=2, replace=False).tolist()
     places, torn = [], []
     for number, moment in enumerate(moments):
-        process = start(data, killed, *RUN, *(["--resume"] if number else []))
+        process = start(data, killed, *RUN, *SAVE_OFTEN, *(["--resume"] if number else []))
         try:
             wait(process, lambda moment=moment: steps_done(killed) >= moment, every=0.3)
             if number in in_a_save:
@@ -124,7 +115,7 @@ def test_a_run_killed_five_times_ends_as_one_left_alone(data, tmp_path):
     assert places == sorted(places) and places[-1] < STEPS * EPOCHS
     assert len({file.name for file in torn}) == 2  # of two processes
     assert processes_of(killed) == []
-    finish(data, killed, "--resume")
+    run_as_started(data, killed, *RUN, *SAVE_OFTEN, "--resume")
 
     for name in (LAST, BEST):
         one, other = load_file(killed / name), load_file(whole / name)

@@ -16,6 +16,7 @@ from training_runs import (
     end,
     lines,
     run,
+    run_as_started,
     start,
     stop_in_step,
     weights,
@@ -316,16 +317,6 @@ STEPS = 50
 LONG = ["--datasetLen", str(3 * STEPS), "--epoch", "1", "--num_workers", "1", "--validate", "none"]
 LONG += ["--draws", "classes", "--shortcut", "--whitening", "--learn_temperature", "--ema", "0.9"]
 LONG += ["--augment", "strong", "--dropout", "0.1", "--schedule", "cosine", "--layer_decay", "0.7"]
-
-
-def run_as_started(data: Path, save: Path, *more: str) -> None:
-    """As start() does, but in this process, which has torch already."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert run(data, save, *more) == 0
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -142,8 +142,9 @@ def fail_with(monkeypatch, error) -> None:
         ),
         (lambda: torch.empty(1 << 60, dtype=torch.uint8), "can't allocate memory"),
         (MemoryError("no room"), "no room"),
+        (MemoryError(), "MemoryError"),
     ],
-    ids=["of a GPU", "as a CPU says it", "Python's own"],
+    ids=["of a GPU", "as a CPU says it", "Python's own", "Python's own, which says nothing"],
 )
 def test_where_memory_runs_out_one_sentence_says_what_to_do(
     data, tmp_path, monkeypatch, error, reason

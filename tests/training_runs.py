@@ -44,6 +44,16 @@ def start(data: Path, save: Path, *more: str) -> subprocess.Popen:
     )
 
 
+def run_as_started(data: Path, save: Path, *more: str) -> None:
+    """To its end, as start() does, but in this process, which has torch already."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert run(data, save, *more) == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
 def end(process: subprocess.Popen) -> None:
     """Kill it, and data workers with it, whatever has become of a test."""
     with suppress(ProcessLookupError):
