@@ -445,6 +445,8 @@ class Training:
         self._close_files()
         if self.unreadable:
             log.warning("%d unreadable files were skipped.", len(self.unreadable))
+        if self.folder.writes and not (self.folder.path / BEST).is_file():
+            log.warning("%s has gone since it was written.", self.folder.path / BEST)
         best = self.best
         scored = f", validation map_all {best['map_all']:.4f}" if "map_all" in best else ""
         log.info(
@@ -499,7 +501,10 @@ class Training:
         images = self.benchmark.train
         found = {"losses": error.losses, "files": [str(images.file(n)) for n in error.numbers]}
         content = {"epoch": self.epoch + 1, "step": error.step, "processes": gather_objects(found)}
-        self.folder.describe(NOT_FINITE, content)
+        try:
+            self.folder.describe(NOT_FINITE, content)
+        except InputError as refused:
+            return InputError(f"{error} {refused}")
         return InputError(f"{error} Losses and files: {self.folder.path / NOT_FINITE}.")
 
 
