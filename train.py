@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from utils.distributed import choose_device, init_processes, is_main, leave_processes, rank
     from utils.memory import keep_freed_memory
-    from utils.precision import dtype_of, tf32
+    from utils.precision import tf32, trainable
     from utils.seeds import seed_everything
 
     folder = RunFolder(Path(args.save), writes=is_main())
@@ -45,8 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         start_logging(folder.log, quiet=not is_main())
         device = choose_device(args.choose_cuda)
-        halved = dtype_of(args.amp, device) == torch.bfloat16  # fp16 would need scaled losses
-        args.amp = "bf16" if halved else "off"
+        args.amp = trainable(args.amp, device)
         if device.type == "cpu":
             keep_freed_memory()
         init_processes(device)
@@ -237,9 +236,8 @@ class Training:
 
     def _train_epoch(self, model, sampler, batches) -> bool:
         """Train to the end of the epoch or to a signal; whether the end was reached."""
-        import torch
-
         from engine import NonFiniteLossError, train_one_epoch
+        from utils.precision import DTYPES
 
         args, before = self.args, self.draws
         sampler.epoch, sampler.first_draw = self.epoch, before
@@ -263,7 +261,7 @@ class Training:
                 steps=sampler.steps,
                 first_step=first,
                 schedule=args.schedule,
-                dtype=torch.bfloat16 if args.amp == "bf16" else torch.float32,
+                dtype=DTYPES[args.amp],
                 accumulate=args.accumulate,
                 clip=args.clip,
                 normalise=self.preprocessing.normalise,
@@ -414,7 +412,7 @@ class Training:
         log.info("starts from: %s", self.starts_from)
         log.info("validates: %s", *validation.values())
         log.info("an epoch: %d steps of %d draws", sampler.steps, sampler.draws_a_step)
-        where = f"{self.device} x {world_size()}, {'bf16' if args.amp == 'bf16' else 'fp32'}"
+        where = f"{self.device} x {world_size()}, {'fp32' if args.amp == 'off' else args.amp}"
         log.info("saves to: %s; runs on: %s", self.folder.path, where)
         if args.resume:
             log.info("resumes in epoch %d after step %d", self.epoch + 1, self.step)

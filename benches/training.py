@@ -23,7 +23,7 @@ from engine import build_optimizer, losses_of, on_device
 from model import build_model
 from options import loss_settings, settings_of, train_options
 from utils.memory import keep_freed_memory
-from utils.precision import dtype_of, tf32
+from utils.precision import DTYPES, tf32, trainable
 from utils.speed import median_seconds, operations_of
 
 NOISE = 64  # image files
@@ -85,7 +85,7 @@ def _count(batches) -> int:
 
 def train(args: Namespace, device: torch.device) -> dict:
     """Images a second through whole steps of training, beside plain ones."""
-    dtype = torch.bfloat16 if dtype_of(args.amp, device) == torch.bfloat16 else torch.float32
+    dtype = DTYPES[trainable(args.amp, device)]
     figures = peaks_of(device, dtype)
     with torch.inference_mode(False), tempfile.TemporaryDirectory() as folder:
         training = Steps(args, device, Path(folder))

@@ -130,7 +130,7 @@ class DirectMatch(nn.Module):
             similarities.amax(dim=2).mean(dim=1),
             similarities.amax(dim=1).mean(dim=1),
         ]
-        weighed = torch.stack(read, dim=1).float() * self.weights  # no matmul: that may be bf16
+        weighed = torch.stack(read, dim=1) * self.weights  # no matmul: that may be in TF32
         return SHARPNESS * (weighed.sum(dim=1) + self.bias)
 
 

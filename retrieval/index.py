@@ -6,7 +6,6 @@ an exact search gives what comparing with every photo gives.
 
 import importlib
 import math
-import os
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -21,6 +20,7 @@ from model.method import Method
 from retrieval.features import Features
 from retrieval.ranking import Order, closest_first
 from utils.errors import InputError
+from utils.files import written_whole
 from utils.logs import log
 
 KINDS = ("exact", "hnsw", "ivf")
@@ -66,10 +66,9 @@ class Index:
 
     def write(self, file: Path) -> None:
         """Keep it, whole or not at all; InputError where that cannot be."""
-        aside = file.with_name(f"{file.name}.tmp")
         try:
-            self.faiss.write_index(self.index, str(aside))
-            os.replace(aside, file)
+            with written_whole(file) as stream:
+                self.faiss.write_index(self.index, self.faiss.PyCallbackIOWriter(stream.write))
         except (RuntimeError, OSError) as error:
             raise InputError(f"{file}: cannot be written ({_first_line(error)}).") from error
 

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.files import written_whole
 from utils.logs import log
 
 FORMAT = 1
@@ -185,13 +186,12 @@ class RowWriter:
 
     def finish(self, content: dict) -> None:
         """Put the new state in the place of the old one, and remove what it does not need."""
-        aside = self.folder / f"{GALLERY}.tmp"
         try:
             for name in self.shapes:
                 with open(self._file(name), "r+b") as file:
                     os.fsync(file.fileno())
-            aside.write_text(json.dumps(content) + "\n", encoding="utf-8")
-            os.replace(aside, self.folder / GALLERY)
+            with written_whole(self.folder / GALLERY) as file:
+                file.write((json.dumps(content) + "\n").encode())
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error}).") from error
         (self.folder / JOURNAL).unlink(missing_ok=True)
@@ -276,7 +276,9 @@ class RowWriter:
         }
 
     def _remove_strangers(self) -> None:
-        """Files of rows that a stopped build or a former state left."""
+        """Files that a stopped build or a former state left."""
+        for file in self.folder.glob(f"{GALLERY}.*.tmp"):
+            file.unlink(missing_ok=True)
         kept = {self._file(name) for name in self.shapes}
         for name, type_ in TYPES.items():
             for file in set(self.folder.glob(f"{name}.*.{type_.name}")) - kept:

@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +13,13 @@ def keep_signal_handlers():
     yield
     for number, handler in former.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def settings_of_torch():
+    """How it multiplies float32: given back after a test that changes it."""
+    products = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions

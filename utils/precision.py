@@ -23,6 +23,11 @@ def dtype_of(amp: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
 
 
+def trainable(amp: str, device: torch.device) -> str:
+    """The name in DTYPES that training takes: fp16 would need scaled losses, and is off."""
+    return "bf16" if dtype_of(amp, device) == torch.bfloat16 else "off"
+
+
 def half_where_safe(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """Autocast to dtype; nothing for float32."""
     if dtype == torch.float32:

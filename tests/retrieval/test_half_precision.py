@@ -15,15 +15,6 @@ QUERY_TARGETS = [0, 1, 2, 0, 1]
 GALLERY_TARGETS = [0, 0, 1, 1, 1, 2, 2, 3]
 
 
-@pytest.fixture
-def settings_of_torch():
-    products = torch.get_float32_matmul_precision()
-    convolutions = torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = convolutions
-
-
 def tf32():
     return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
 

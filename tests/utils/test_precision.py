@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.precision import AMP, DTYPES, dtype_of, half_where_safe, tf32
+from utils.precision import AMP, DTYPES, dtype_of, half_where_safe, tf32, trainable
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -47,15 +47,6 @@ def test_products_are_in_the_format_and_sums_as_they_were(dtype):
     assert not torch.is_autocast_enabled("cpu")
 
 
-@pytest.fixture
-def settings_of_torch():
-    products = torch.get_float32_matmul_precision()
-    convolutions = torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_float32_matmul_precision(products)
-    torch.backends.cudnn.allow_tf32 = convolutions
-
-
 def settings():
     return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
 
@@ -72,3 +63,15 @@ def test_tf32_is_set_for_a_while(settings_of_torch, products, convolutions, allo
     with pytest.raises(ZeroDivisionError), tf32(allowed):
         raise ZeroDivisionError
     assert settings() == (products, convolutions)
+
+
+@pytest.mark.parametrize(
+    ("amp", "fast", "taken"),
+    [("off", True, "off"), ("bf16", False, "bf16"), ("auto", True, "bf16"), ("auto", False, "off")],
+)
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_training_takes_bf16_or_nothing(monkeypatch, amp, fast, taken, device):
+    """Where a GPU has no bf16, auto is fp16, in which gradients vanish."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: fast)
+    assert trainable(amp, device) == taken

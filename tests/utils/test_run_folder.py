@@ -18,15 +18,6 @@ from utils.run_folder import BEST, CURVES, LAST, LOG, METRICS, RUN, RunFolder
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Of a run that has just started."""
-    folder = RunFolder(tmp_path / "run", writes=True)
-    folder.open(resume=False)
-    yield folder
-    folder.close()
-
-
 def never() -> bool:
     pytest.fail("nothing to give up")
 

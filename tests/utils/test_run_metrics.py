@@ -10,15 +10,6 @@ from utils.errors import InputError
 from utils.run_folder import METRICS, RunFolder
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Of a run that has just started."""
-    folder = RunFolder(tmp_path / "run", writes=True)
-    folder.open(resume=False)
-    yield folder
-    folder.close()
-
-
 def metrics(folder: RunFolder) -> list[dict]:
     return [json.loads(line) for line in (folder.path / METRICS).read_text().splitlines()]
 
