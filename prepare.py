@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def synthetic(args: Namespace) -> int:
     """Draw the built-in benchmark, unless it is there already with the same settings."""
-    from datasets import synthetic as drawn
+    from datasets.synthetic import benchmark as drawn
 
     settings = {name: getattr(args, name) for name in ("instances", "size", "seed")}
     wanted = {"version": drawn.STANDARD["version"], **settings}
@@ -39,7 +39,7 @@ def synthetic(args: Namespace) -> int:
 
 def _draw_sheet(file: Path, drawn, args: Namespace) -> None:
     """Photos and sketches of some categories, spread over the table, as one picture."""
-    from retrieval.pictures import draw_grid, save_picture
+    from report.pictures import draw_grid, save_picture
 
     names = list(drawn.CATEGORIES)[:: len(drawn.CATEGORIES) // SHEET_CLASSES][:SHEET_CLASSES]
     rows = []

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     save = Path(args.save)
     data = ["--data_path", args.data_path]
-    shared = ["--dataset", "synthetic", *data, "-c", args.choose_cuda, "--num_workers", "2"]
+    device = args.choose_cuda if _has_gpu() else "cpu"
+    shared = ["--dataset", "synthetic", *data, "-c", device, "--num_workers", "2"]
     training = [*shared, *shlex.split(NETWORK), *shlex.split(TRAINING), "--seed", str(args.seed)]
     untrained = shlex.split("--learning_rate 0 --no-whitening --batch 3 --datasetLen 3 --epoch 1")
     _train(save / "untrained", [*training, *args.training, *untrained])
@@ -51,6 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     print("checkpoint:", save / "trained" / BEST)
     _suggest(args.data_path, save)
     return 0
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _train(folder: Path, options: list[str]) -> None:
@@ -101,10 +108,15 @@ def _show(table: dict) -> None:
 
 
 def _suggest(data_path: str, save: Path) -> None:
-    """Three commands to go on with."""
+    """Commands to go on with."""
     data, beside = shlex.join(["--data_path", data_path]), shlex.quote(str(save))
+    photos = shlex.quote(str(Path(data_path) / "Synthetic" / "photo"))
+    sketch = shlex.quote(str(Path(data_path) / "Synthetic" / "sketch" / "guitar"))
     print(f"""
 What to try next:
+# search a folder of photos with sketches: found/index.html shows what was found
+python retrieve.py index --photos {photos} -l {beside}/trained/{BEST} --out galleries/synthetic
+python retrieve.py search --gallery galleries/synthetic --sketch {sketch} --out found
 # more sketches and what is found for them
 python test.py --dataset synthetic {data} --save {beside}/trained -r sa --save_pictures 100
 # the published recipe

@@ -1,40 +1,34 @@
 """How fast an evaluation is: encoding, scores of pairs, metrics, and all of it.
 
-"Plain" is used as the published program does: blocks of 20 sketches and 20 photos, every projection
-for every pair, the gallery encoded again for every 20 sketches.
+"Plain" is a network used as the published program does: blocks of 20 sketches and 20 photos, every
+projection for every pair.
 """
 
 import tempfile
-import time
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from benches.figures import megabytes, peaks_of
-from benches.plain import BLOCK, plain_image, plain_pair, told_of_plain
-from datasets.benchmark import ImageList
-from datasets.images import Preprocessing
-from datasets.noise import draw_noise, noise_list
+from benches.noise import draw_noise
+from benches.plain import BLOCK, figures_of_plain, plain_pair
+from datasets import DATASETS
 from model import build_model
 from model.method import Method
+from model.zse.settings import ZSESettings
 from options import SHORTLIST
-from retrieval.blocks import block_sizes
-from retrieval.evaluate import CHECKED
+from retrieval.blocks import ON_CPU, ON_GPU, block_sizes
+from retrieval.evaluate import CHECKED, Meter
 from retrieval.evaluate import evaluate as score
+from retrieval.metrics import METRICS
+from retrieval.scoring import ByPairs, ByVectors, Photos
 from utils.precision import dtype_of, half_where_safe
 from utils.speed import median_seconds, operations_of, seconds_of
 
 PAIRS = (16, 64)  # sketches, photos
-BENCHMARKS = {
-    "Sketchy, 25 unseen": (15_229, 17_101),
-    "Sketchy, 21 unseen": (12_694, 12_553),
-    "TU-Berlin": (2_400, 27_989),
-    "QuickDraw": (92_291, 54_151),
-}
-"""Sketches and photos of the unseen classes."""
 SEED = 0
 
 
@@ -100,34 +94,42 @@ def pairs(args: Namespace, device: torch.device) -> dict:
         "share of peak, executed": executed / seconds / peak,
         "share of peak, all tokens updated": published / seconds / peak,
         "peak memory MB": memory,
-        **told_of_plain(plain, peaks),
+        **figures_of_plain(plain, peaks),
         "times plain": plain["seconds"] / seconds,
     }
 
 
 def metrics(args: Namespace, device: torch.device) -> dict:
     """All metrics of vectors with classes, beside the matrix product alone."""
-    vectors = _class_vectors(args)
-    block, _ = block_sizes(vectors, device, torch.float32, photos=args.photos, pairs=False)
-    before, started = megabytes(device), time.perf_counter()
-    evaluation = score(
-        vectors,
-        vectors.images("sketch"),
-        vectors.images("photo"),
-        vectors.look_up,
-        mode="sa",
-        device=device,
-    )
-    with_lists = time.perf_counter() - started
-    whole = evaluation.seconds["score_queries"]
-    memory = megabytes(device) - before
-    gallery = vectors.of["photo"].to(device)
+    centres = torch.randn(args.classes, args.width)
 
-    def product():
-        for queries in vectors.of["sketch"].split(block):
-            queries.to(device) @ gallery.T
+    def around_centres(count: int) -> tuple[torch.Tensor, np.ndarray]:
+        targets = torch.arange(count) * args.classes // count
+        return F.normalize(centres[targets] + 3 * torch.randn(count, args.width)), targets.numpy()
+
+    queries, query_targets = around_centres(args.queries)
+    photos, photo_targets = around_centres(args.photos)
+    block, _ = (ON_GPU if device.type == "cuda" else ON_CPU)["vectors"]
+    before, precision = megabytes(device), []
+    names = [str(number) for number in range(args.photos)]
+
+    def measure() -> None:
+        gallery = Photos({"retrieval": photos}, names, device=device, block=block)
+        meter = Meter(ByVectors(_Vectors(), gallery), photo_targets)
+        for first in range(0, args.queries, block):
+            some = slice(first, first + block)
+            found = meter.scores({"retrieval": queries[some].to(device)}, query_targets[some])
+            precision.append(found["values"])
+
+    whole = seconds_of(measure, device)
+    memory, there = megabytes(device) - before, photos.to(device)
+
+    def product() -> None:
+        for some in queries.split(block):
+            some.to(device) @ there.T
 
     alone = median_seconds(product, device, 1)
+    plain_ap = list(METRICS).index("average_precision")
     return {
         "queries": args.queries,
         "photos": args.photos,
@@ -135,40 +137,33 @@ def metrics(args: Namespace, device: torch.device) -> dict:
         "seconds, all metrics": whole,
         "seconds, matrix product alone": alone,
         "times the matrix product": whole / alone,
-        "seconds, with handing on images one by one": with_lists,
         "peak memory MB, beyond the vectors": memory,
-        "plain AP": evaluation.metrics["average_precision"],
+        "plain AP": float(np.concatenate(precision)[:, plain_ap].mean()),
     }
 
 
 def evaluate(args: Namespace, device: torch.device) -> dict:
-    """A whole evaluation of image files, by vectors and by all pairs, beside plain ones."""
+    """A whole evaluation of image files, by vectors and by all pairs."""
     method, encoded = _build(args, device), []
     method.tokenizer.register_forward_hook(lambda module, given, made: encoded.append(len(made)))
-    preprocessing = Preprocessing(**method.inputs)
     dtype = dtype_of(args.amp, device)
     peaks = peaks_of(device, dtype)
     with tempfile.TemporaryDirectory() as folder:
         queries = draw_noise(Path(folder), "sketch", args.images, SEED)
         gallery = draw_noise(Path(folder), "photo", args.images, SEED)
 
-        def run(mode, some, gallery=gallery):
-            settings = {"amp": args.amp, "compiled": args.compile, "device": device}
-            return score(method, some, gallery, preprocessing, mode=mode, **settings)
+        def run(ranker, some, photos=gallery):
+            compiled = {"compiled": args.compile} if ranker.reads_pairs else {}
+            return score(method, some, photos, ranker, device=device, amp=args.amp, **compiled)
 
-        run("sa", queries.every(args.images), gallery.every(args.images))  # warms up
+        run(ByVectors, queries.every(args.images), gallery.every(args.images))  # warms up
         encoded.clear()
-        vectors = seconds_of(lambda: run("sa", queries), device)
+        vectors = seconds_of(lambda: run(ByVectors, queries), device)
         counted = sum(encoded)
         sample = queries.every(max(1, args.images // args.sample))
-        stages = run("rn", sample).seconds
+        stages = run(ByPairs, sample).seconds
         of_pairs = stages["encode_queries"] + stages["score_queries"]
         pairs = stages["encode_gallery"] + of_pairs * args.images / len(sample)
-        image = plain_image(method, queries, gallery, preprocessing, device)
-    plain = plain_pair(method, device, 1)
-    rounds = -(-args.images // BLOCK)
-    plain_vectors = (rounds * args.images + args.images) * image
-    plain_pairs = plain_vectors + args.images**2 * plain["seconds"]
     return {
         **peaks,
         "computed in": str(dtype),
@@ -178,62 +173,33 @@ def evaluate(args: Namespace, device: torch.device) -> dict:
         "seconds, -r rn (extrapolated)": pairs,
         "pairs measured": len(sample) * args.images,
         "peak memory MB": megabytes(device),
-        **told_of_plain(plain, peaks),
-        "plain: ms an image": 1e3 * image,
-        "plain: images encoded": rounds * args.images + args.images,
-        "plain: seconds, -r sa (extrapolated)": plain_vectors,
-        "plain: seconds, -r rn (extrapolated)": plain_pairs,
-        "times plain, -r sa": plain_vectors / vectors,
-        "times plain, -r rn": plain_pairs / pairs,
         **_costs(vectors / counted, stages["score_queries"] / (len(sample) * args.images)),
     }
 
 
 def _costs(of_image: float, of_pair: float) -> dict:
-    """Hours for the unseen classes of the published splits, by seconds for an image and a pair."""
+    """Hours for the unseen classes of each split, by seconds for an image and for a pair."""
     hours = {}
-    for name, (sketches, photos) in BENCHMARKS.items():
+    for split in (split for row in DATASETS.values() for split in row.splits.values()):
+        sketches, photos = split.sketches, split.photos
         pairs = {
             "-r sa": 0,
             f"-r rerank --shortlist {SHORTLIST}": sketches * SHORTLIST + CHECKED * photos,
             "-r rn": sketches * photos,
         }
         for mode, count in pairs.items():
-            seconds = (sketches + photos) * of_image + count * of_pair
-            hours[f"{name}, {mode}: hours (extrapolated)"] = seconds / 3600
+            seconds = (sketches + photos) * of_image + min(count, sketches * photos) * of_pair
+            hours[f"{split.title}, {mode}: hours (extrapolated)"] = seconds / 3600
     return hours
 
 
-def _build(args: Namespace, device: torch.device):
+class _Vectors:
+    """A method whose features are drawn."""
+
+    similarity = Method.similarity
+
+
+def _build(args: Namespace, device: torch.device) -> Method:
     """ZSE-SBIR on this ViT with random weights."""
-    settings = {"vit": args.vit, "downsampling": args.downsampling}
-    return build_model("zse_sbir", **settings).eval().to(device)
-
-
-def _class_vectors(args: Namespace):
-    """A method whose features are drawn: unit vectors around the centres of their classes."""
-
-    class ClassVectors(nn.Module):
-        similarity = Method.similarity
-
-        def __init__(self):
-            super().__init__()
-            centres = torch.randn(args.classes, args.width)
-            counts = {"sketch": args.queries, "photo": args.photos}
-            self.targets = {m: torch.arange(n) * args.classes // n for m, n in counts.items()}
-            self.of = {
-                modality: F.normalize(centres[targets] + 3 * torch.randn(len(targets), args.width))
-                for modality, targets in self.targets.items()
-            }
-
-        def images(self, modality: str) -> ImageList:
-            targets = self.targets[modality].numpy()
-            return noise_list(Path(), list(map(str, range(len(targets)))), targets, modality)
-
-        def look_up(self, file: Path, modality: str):
-            return self.of[modality][int(file.name)]
-
-        def encode(self, images, modality):
-            return {"retrieval": images}
-
-    return ClassVectors().eval()
+    settings = ZSESettings(vit=args.vit, downsampling=args.downsampling)
+    return build_model(settings).eval().to(device)

@@ -1,4 +1,4 @@
-"""How fast nearest vectors are found among many, exactly and not."""
+"""How fast nearest vectors are found among many, exactly and approximately."""
 
 import statistics
 import time
@@ -9,7 +9,8 @@ import torch
 
 from benches.figures import megabytes
 from model.method import Method
-from retrieval.index import KINDS, Index, Nearest, measured_recall
+from retrieval.neighbours import KINDS, Index, measured_recall
+from retrieval.scoring import ByVectors, Photos
 from utils.speed import median_seconds
 
 CLASS, CLUSTER = 1000, 50  # vectors
@@ -17,25 +18,31 @@ SPREAD, DECAY = 0.7, 16  # of clusters in a class, beside that of classes; direc
 
 
 def gallery(args: Namespace, device: torch.device) -> dict:
-    """Nearest vectors among many, exact and by HNSW and IVF: build, size, time, recall."""
+    """Nearest vectors among many, exact and by IVF: build, size, time, recall."""
     vectors, queries = _clusters(args)
-    places = torch.arange(args.count)
-    cosine = Method.similarity
+    rows, names = {"retrieval": vectors}, [str(number) for number in range(args.count)]
+    photos = Photos(rows, names, device=torch.device("cpu"), block=1)
     figures: dict = {"vectors": args.count, "numbers of a vector": args.width}
     for kind in KINDS:
         started = time.perf_counter()
-        index, taken = Index(vectors, kind, device), []
-        seconds = time.perf_counter() - started
-        for query in queries[: args.timed].split(1):
-            nearest = Nearest(index, partial(cosine, None), {"retrieval": query}, vectors, places)
-            taken.append(median_seconds(lambda n=nearest: n.best(10), device, 1))
+        index, seconds = Index(vectors, kind, device), []
+        built = time.perf_counter() - started
+        ranker = ByVectors(_Vectors(), photos, index=index)
+        for query in ({"retrieval": q} for q in queries[: args.timed].split(1)):
+            seconds.append(median_seconds(partial(ranker.rank, query, 10), device, 1))
         figures |= {
-            f"{kind}: build, seconds": seconds,
+            f"{kind}: build, seconds": built,
             f"{kind}: size MB": index.size() / 1e6,
-            f"{kind}: ms a query, one at a time": 1e3 * statistics.median(taken),
+            f"{kind}: ms a query, one at a time": 1e3 * statistics.median(seconds),
             f"{kind}: recall@10 against exact": measured_recall(index, queries, vectors, 10),
         }
     return figures | {"peak memory MB": megabytes(device)}
+
+
+class _Vectors:
+    """A method whose features are drawn."""
+
+    similarity = Method.similarity
 
 
 def _clusters(args: Namespace) -> tuple[torch.Tensor, torch.Tensor]:

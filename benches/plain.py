@@ -1,4 +1,4 @@
-"""The plain network, which stages are held against: that of tests/plain_network.py in fp32."""
+"""The plain network, with which stages are compared: that of tests/plain_network.py in fp32."""
 
 import importlib.util
 from pathlib import Path
@@ -34,21 +34,8 @@ def plain_pair(method, device, repeat: int) -> dict:
     return {"seconds": seconds, "operations": operations}
 
 
-def plain_image(method, queries, gallery, preprocessing, device) -> float:
-    """Seconds to read and encode an image in fp32, by blocks of 20."""
-
-    def run():
-        for images in (queries, gallery):
-            numbers = range(min(BLOCK, len(images)))
-            batch = torch.stack([images.read(number, preprocessing) for number in numbers])
-            method.encode(batch.to(device), "photo")
-
-    count = min(BLOCK, len(queries)) + min(BLOCK, len(gallery))
-    return median_seconds(run, device, 3) / count
-
-
-def told_of_plain(plain: dict, peaks: dict) -> dict:
-    """What is told of plain_pair(), and whether it is fast enough to be held against."""
+def figures_of_plain(plain: dict, peaks: dict) -> dict:
+    """Figures of plain_pair(), and whether it is fast enough to compare with."""
     speed = plain["operations"] / plain["seconds"] / 1e9
     share = speed / peaks["peak GFLOP/s torch.float32"]
     verdict = "a fair measure" if share >= SHARE else f"below {SHARE:.0%}: no measure"

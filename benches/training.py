@@ -15,13 +15,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from benches.figures import megabytes, peaks_of
+from benches.noise import draw_noise_classes
 from benches.plain import plain_network
-from datasets.batches import EpochSampler, build_batches
 from datasets.images import Preprocessing
-from datasets.noise import draw_noise_classes
-from engine import build_optimizer, losses_of, on_device
 from model import build_model
-from options import loss_settings, settings_of, train_options
+from options import train_options
+from training.batches import EpochSampler, build_batches
+from training.loop import losses_of, on_device
+from training.optimizer import build_optimizer
 from utils.memory import keep_freed_memory
 from utils.precision import DTYPES, tf32, trainable
 from utils.speed import median_seconds, operations_of
@@ -117,33 +118,31 @@ class Steps:
     """
 
     def __init__(self, args: Namespace, device: torch.device, folder: Path, ours: bool = False):
-        options = train_options(["--recipe", args.recipe, "--vit", args.vit])
+        words = ["--recipe", args.recipe, "--vit", args.vit, "--batch", str(args.batch)]
+        settings = train_options(words).settings
         torch.manual_seed(SEED)
-        settings = settings_of(options) | loss_settings(options) | {"classes": 2}
-        self.method = build_model("zse_sbir", **settings).train().to(device)
+        self.method = build_model(settings, classes=2).train().to(device)
         if ours and args.checkpoint_blocks:
             self.method.checkpoint_blocks()
         if ours and args.compile:
             self.method.compile()
-        rates = {n: getattr(options, n) for n in ("learning_rate", "layer_decay", "new_rate")}
-        self.optimizer = build_optimizer(self.method, rates, options.weight_decay)
+        self.optimizer = build_optimizer(self.method)
         if not ours:
             plain_network().make_plain(self.method)
-            groups = self.method.parameter_groups(rates)
-            self.optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
+            groups = self.method.parameter_groups()
+            self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.preprocessing = Preprocessing(**self.method.inputs)
         self.device, self.steps = device, args.steps
-        sampler = EpochSampler((1 + args.steps) * args.batch, args.batch)
         self.batches = build_batches(
             self.method.batches,
             draw_noise_classes(folder, NOISE, SEED),
             self.preprocessing,
-            sampler,
+            EpochSampler((1 + args.steps) * args.batch, args.batch),
             draw_settings={
                 "seed": SEED,
                 "skip_bad": False,
-                "augmentation": options.augment,
-                "per_class": options.per_class,
+                "augmentation": settings.augment,
+                "per_class": settings.per_class,
             },
             workers=args.num_workers,
             pin_memory=device.type == "cuda",

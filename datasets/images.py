@@ -1,4 +1,4 @@
-"""One image file -> what a network sees: open, bring to a common form, crop a sketch, scale.
+"""One image -> the input of a network: open, bring to a common form, crop a sketch, scale.
 
 Preprocessing of published ZSE-SBIR (Lin et al., CVPR 2023). Where that fails (transparent, faint,
 coloured, inverted or empty sketches, palette photos), the image is first made into dark strokes
@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from datasets.benchmark import PHOTO, SKETCH
 from utils.errors import InputError
 
+ImageSource = str | Path | Image.Image
+"""The name of an image file, or an open image."""
+
 WHITE = 255
 INK = 300  # R + G + B of a pixel that is surely part of a stroke
 MARGIN = 10  # px around the strokes
@@ -28,7 +31,7 @@ FAINTEST = 8  # levels by which a stroke must differ from its background
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Image file -> tensor, as a method asks for it.
+    """Image -> tensor, as a method needs it.
 
     size: side of the square, in px. mean, std: per channel, of values in [0, 1]. crop: cut sketches
     to their strokes and keep their aspect; photos are always stretched to the square. draft: let
@@ -42,17 +45,18 @@ class Preprocessing:
     crop: bool
     draft: bool = False
 
-    def __call__(self, file: Path, modality: str) -> Tensor:
+    def __call__(self, source: ImageSource, modality: str) -> Tensor:
         """(3, size, size), float32, normalised. Raises InputError for an unreadable file."""
-        return self.normalise(self.levels(file, modality))
+        return self.normalise(self.levels(source, modality))
 
-    def levels(self, file: Path, modality: str) -> Tensor:
+    def levels(self, source: ImageSource, modality: str) -> Tensor:
         """The same before normalising: (3, size, size), uint8."""
-        image = open_image(file, self.size if self.draft and modality == PHOTO else None)
+        image = open_image(source, self.size if self.draft and modality == PHOTO else None)
         if modality == SKETCH:
             pixels, ink = dark_on_white(image)
             if not ink.any():
-                warnings.warn(f"{file}: no stroke found; the sketch is empty.", stacklevel=2)
+                name = name_of(source)
+                warnings.warn(f"{name}: no stroke found; the sketch is empty.", stacklevel=2)
             if self.crop:
                 return fit_sketch(pixels, self.size, ink)
             image = Image.fromarray(pixels)
@@ -70,13 +74,15 @@ class Preprocessing:
         return (levels.float() / white - mean) / std
 
 
-def open_image(file: Path, least: int | None = None) -> Image.Image:
+def open_image(source: ImageSource, least: int | None = None) -> Image.Image:
     """A decoded image, upright. Raises InputError where the file is absent or no image.
 
     least: px that each side keeps where the decoder can shrink the image; None: it does not.
     """
     try:
-        with Image.open(file) as image:
+        if isinstance(source, Image.Image):
+            return ImageOps.exif_transpose(source)
+        with Image.open(source) as image:
             if least is not None:
                 image.draft(None, (least, least))
             image.load()
@@ -84,7 +90,14 @@ def open_image(file: Path, least: int | None = None) -> Image.Image:
             return image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
-        raise InputError(f"{file}: {reason}.") from error
+        raise InputError(f"{name_of(source)}: {reason}.") from error
+
+
+def name_of(source: ImageSource) -> str:
+    """The name of an image in messages."""
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "")) or "an image in memory"
+    return str(source)
 
 
 def on_white(image: Image.Image) -> Image.Image:

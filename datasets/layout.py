@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datasets.benchmark import PHOTO, SKETCH, Benchmark, ImageList
-from datasets.disk import Disk
+from datasets.benchmark import PHOTO, SKETCH, Benchmark, ImageList, plain_name
 from utils.errors import InputError
 
 SPLIT_FILES = Path(__file__).parent / "splits"
@@ -105,7 +104,7 @@ class _Source:
                 f"{layout.folder}/ (the README shows the layout)."
             )
         self.lists = self.root / layout.splits[split]
-        self.disk = Disk(self.root)
+        self.disk = _Disk(self.root)
 
     def images(self, side: str) -> ImageList:
         """All sketches and photos of the side's classes; side: "seen" or "unseen"."""
@@ -227,6 +226,49 @@ class _Source:
             origin=np.array(origin, dtype=object),
             location=np.array(location, dtype=object),
         )
+
+
+class _Disk:
+    """The files below a root, found although mirrors spell names differently.
+
+    Each folder is read once.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._names: dict[str, set[str]] = {}
+        self._spellings: dict[str, dict[str, str | None]] = {}
+
+    def names(self, folder: str) -> set[str]:
+        """Names in a folder below the root; none where there is no such folder."""
+        if folder not in self._names:
+            path = self.root / folder
+            self._names[folder] = {p.name for p in path.iterdir()} if path.is_dir() else set()
+        return self._names[folder]
+
+    def locate(self, path: str) -> str | None:
+        """The path as it is on disk, whatever its case, blanks, hyphens or .jpeg; None: absent."""
+        folder, _, name = path.rpartition("/")
+        if name in self.names(folder):
+            return path
+        found = ""
+        for part in path.split("/"):
+            if part not in self.names(found):
+                part = self._spelling(found).get(plain_name(part))
+                if part is None:
+                    return None
+            found = f"{found}/{part}" if found else part
+        return found
+
+    def _spelling(self, folder: str) -> dict[str, str | None]:
+        """Plain spelling -> the one name in the folder so spelt (None where there are several)."""
+        if folder not in self._spellings:
+            spellings: dict[str, str | None] = {}
+            for name in self.names(folder):
+                plain = plain_name(name)
+                spellings[plain] = None if plain in spellings else name
+            self._spellings[folder] = spellings
+        return self._spellings[folder]
 
 
 def _lines(file: Path) -> list[str]:

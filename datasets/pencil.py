@@ -1,7 +1,7 @@
 """Sketches as people have them: photos of drawings on shaded paper, coloured lines, SVG.
 
-Only for searching with one's own sketch. What benchmarks hold is left to images.py, and so is
-every sketch here that is clean already: its file is taken as it is.
+Only for searching with one's own sketch. Benchmarks are read by images.py alone; a sketch here that
+is clean already is taken as it is.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from datasets.images import INK, dark_on_white, on_white, open_image
+from datasets.images import INK, ImageSource, dark_on_white, on_white, open_image
 from utils.errors import InputError
 
 CLEAN = ("auto", "always", "never")
@@ -31,30 +31,25 @@ FAINTEST, DEVIATIONS = 0.08, 4.0  # of a stroke: share of light that it takes; o
 MOST_INK = 0.4  # share of the picture, of a drawing
 
 
-def ready_sketch(file: Path, folder: Path, clean: str = "auto") -> tuple[Path, str]:
-    """A file that Preprocessing reads well, and what was done to the sketch ("": nothing).
+def ready_sketch(sketch: ImageSource, clean: str = "auto") -> tuple[Image.Image, str]:
+    """An image that Preprocessing reads well, and what was done to the sketch ("": nothing).
 
     clean: in CLEAN; whether shading of paper is removed and colours are made dark: where the
-    picture looks like it, in any case, or never. folder: where a changed sketch is written, as
-    PNG. Raises InputError where the file cannot be read.
+    picture looks like it, always, or never. Raises InputError for an unreadable file.
     """
-    notes = []
-    if file.suffix.lower() == SVG:
-        image = _drawn_svg(file)
+    notes, is_file = [], not isinstance(sketch, Image.Image)
+    if is_file and Path(sketch).suffix.lower() == SVG:
+        image = _drawn_svg(Path(sketch))
         notes.append(f"SVG, drawn at {SVG_SIDE} px")
     else:
-        image = open_image(file)
+        image = open_image(sketch)
     pixels, note = cleaned(image) if clean != "never" else (None, "")
     if pixels is None and clean == "always":
         pixels, note = without_shading(np.array(on_white(image))), "shading of the paper removed"
     if pixels is not None:
         image = Image.fromarray(pixels)
     notes += [note] if note else _done_by_preprocessing(image)
-    if pixels is None and file.suffix.lower() != SVG:
-        return file, "; ".join(notes)
-    written = folder / f"sketch_{len(list(folder.iterdir()))}.png"
-    image.save(written)
-    return written, "; ".join(notes)
+    return image, "; ".join(notes)
 
 
 def cleaned(image: Image.Image) -> tuple[np.ndarray | None, str]:

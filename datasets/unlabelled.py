@@ -1,13 +1,14 @@
-"""The images of any folder, without labels: photos to search in, sketches to ask with."""
+"""Images without labels: those of any folder, and open ones."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from datasets.benchmark import ImageList
+from datasets.images import ImageSource
 from utils.errors import InputError
 
 ENDINGS = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
@@ -15,20 +16,36 @@ ENDINGS |= {".ppm", ".tga", ".tif", ".tiff", ".webp"}
 """Of the files that are taken for images, in lower case."""
 
 
+class LooseImages:
+    """Images of one modality, in the place of an ImageList: names of files, or open images."""
+
+    def __init__(self, sources: Sequence[ImageSource], modality: str):
+        self.sources = list(sources)
+        self.modality = [modality] * len(self.sources)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def read(self, index: int, preprocessing: Callable[[ImageSource, str], Tensor]) -> Tensor:
+        """Image number `index`, prepared."""
+        return preprocessing(self.sources[index], self.modality[index])
+
+
 class UnlabelledList(ImageList):
-    """Images that no list names: what is wrong with one is told by its path alone."""
+    """Images that no list names: messages about one have its path alone."""
 
     def read(self, index: int, preprocessing: Callable[[Path, str], Tensor]) -> Tensor:
         """Image number `index`, prepared."""
         return preprocessing(self.file(index), self.modality[index])
 
 
-def folder_images(root: Path, modality: str, leave_out: Path | None = None) -> UnlabelledList:
+def folder_images(root: str | Path, modality: str, leave_out: Path | None = None) -> UnlabelledList:
     """Every image below a folder, by path; hidden files and folders are passed over.
 
     Links are followed, each folder once. leave_out: a folder whose files are not wanted. Raises
     InputError where `root` is no folder, cannot be read, or holds no image.
     """
+    root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder.")
     paths = sorted(_walk(root, ENDINGS, leave_out))

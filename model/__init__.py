@@ -1,88 +1,123 @@
 """Table of methods (imports no torch), and how to build one or load one from a checkpoint."""
 
 import importlib
-import inspect
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from model.settings import TrainingSettings, options_of
+from utils.errors import InputError
 
 if TYPE_CHECKING:
     from model.method import Method
 
 FORMAT = 1  # of the checkpoints that are written
-METHODS = {"zse_sbir": "model.zse:ZSE"}
+METHODS = {"zse_sbir": ("model.zse.method:ZSE", "model.zse.settings:ZSESettings")}
+"""Name -> the class of the method and the class of its settings, each as "module:name"."""
 
 
-def build_model(method: str, **settings) -> "Method":
-    """A new, untrained method; `settings` are its constructor's arguments."""
-    return _class_of(method)(**settings)
+def settings_class(method: str) -> type[TrainingSettings]:
+    """The class of a method's settings. Loads no torch."""
+    return _imported(METHODS[method][1])
 
 
-def load_model(
-    path: Path,
-    wanted: dict | None = None,
-    replaced: dict | None = None,
-    resumed: bool = False,
-) -> tuple["Method", dict]:
-    """The method a checkpoint holds, rebuilt from the checkpoint alone, and the checkpoint.
+def build_model(settings: TrainingSettings, classes: int | None = None) -> "Method":
+    """A new, untrained method.
 
-    Reads our own checkpoints and published ones, which come back in our form (their 'classes' is
-    None: the file does not say). wanted: settings that the user named; where the checkpoint's are
-    others, InputError. `heads` is not written in a published file and is taken from `wanted`.
-    replaced: settings that tell how to train on, which take the place of the checkpoint's.
-    resumed: load what only training uses too; else that starts anew.
+    classes: how many seen classes there are; None: it is not to be trained.
     """
-    from utils.checkpoints import load_file, load_strictly, plain_state
-    from utils.errors import InputError
+    return _method_class(settings.method)(settings, classes)
 
-    wanted = wanted or {}
-    checkpoint = load_file(path)
-    if "format" not in checkpoint:
-        from model.published import from_published
 
-        heads, vit = wanted.get("heads", 8), wanted.get("vit")
-        checkpoint = from_published(checkpoint, str(path), heads=heads, vit=vit)
-    elif checkpoint["format"] > FORMAT:
+def load_model(path: str | Path, wanted: Mapping | None = None) -> tuple["Method", dict]:
+    """The method in a checkpoint, in evaluation mode, and the checkpoint.
+
+    See read_checkpoint() and rebuild_model().
+    """
+    checkpoint = read_checkpoint(path, wanted)
+    return rebuild_model(checkpoint, path, wanted).eval(), checkpoint
+
+
+def read_checkpoint(path: str | Path, wanted: Mapping | None = None) -> dict:
+    """The content of a checkpoint file.
+
+    Published checkpoints come back in our form; their 'classes' is None, since the file does not
+    name them. wanted: settings that the user named, of which a published file may lack some. Raises
+    InputError for other files.
+    """
+    from utils.checkpoints import load_file
+
+    content = load_file(Path(path))
+    if "format" not in content:
+        for method in METHODS:
+            found = _method_class(method).from_published(content, str(path), wanted or {})
+            if found is not None:
+                return found
         raise InputError(
-            f"{path}: has format {checkpoint['format']}; this version reads up to {FORMAT}. Update "
+            f"{path}: is neither a checkpoint of ours nor a published one of {', '.join(METHODS)}. "
+            "A pretrained backbone is given with --pretrained_path."
+        )
+    if content["format"] > FORMAT:
+        raise InputError(
+            f"{path}: has format {content['format']}; this version reads up to {FORMAT}. Update "
             "this code."
         )
-    elif checkpoint.get("method") not in METHODS:
-        known = ", ".join(METHODS)
+    if content.get("method") not in METHODS:
         raise InputError(
-            f"{path}: holds the method {checkpoint.get('method')!r}, which this version does not "
-            f"know (it knows {known}). Update this code."
+            f"{path}: holds the method {content.get('method')!r}, which this version does not know "
+            f"(it knows {', '.join(METHODS)}). Update this code."
         )
-    accepted = inspect.signature(_class_of(checkpoint["method"])).parameters
-    strange = [n for n, value in checkpoint["settings"].items() if value and n not in accepted]
-    if strange:
+    return content
+
+
+def rebuild_model(
+    checkpoint: Mapping,
+    source: str | Path,
+    wanted: Mapping | None = None,
+    *,
+    training: TrainingSettings | None = None,
+    classes: int | None = None,
+    resumed: bool = False,
+) -> "Method":
+    """The method in a checkpoint, rebuilt from the checkpoint alone.
+
+    source: its file, for messages. wanted: settings that the user named; InputError where the
+    checkpoint has others. training: how to train on; settings that rebuild the model stay the
+    checkpoint's. classes: as in build_model. resumed: load also what only training uses; else that
+    starts anew.
+    """
+    from utils.checkpoints import load_strictly, plain_state
+
+    base = training or settings_class(checkpoint["method"])()
+    if base.method != checkpoint["method"]:
         raise InputError(
-            f"{path}: was trained with {', '.join(strange)}, which this version does not know. Use "
-            "it with the version of this code that trained it."
+            f"{source}: holds the method {checkpoint['method']}, and {base.method} is wanted. "
+            f"Choose --method {checkpoint['method']}."
         )
-    settings = {n: value for n, value in checkpoint["settings"].items() if n in accepted}
-    settings |= replaced or {}
-    method = build_model(checkpoint["method"], **settings)
-    for name, value in wanted.items():
-        if method.settings[name] != value:
+    settings = replace(base, **_rebuilding_settings(checkpoint, source))
+    method = build_model(settings, classes)
+    for name, value in (wanted or {}).items():
+        found = getattr(method.settings, name)
+        if options_of(type(settings))[name].rebuilds and found != value:
             raise InputError(
-                f"{path}: was trained with {name} = {method.settings[name]}, but {value} was asked "
-                "for. Leave that option out; the checkpoint brings its own."
+                f"{source}: was trained with {name} = {found}, but {value} is wanted. Leave that "
+                "option out; the checkpoint brings its own."
             )
     state, may_miss = plain_state(checkpoint["model"]), ()
     if not resumed:
         may_miss = method.training_only
         state = {name: t for name, t in state.items() if not name.startswith(may_miss)}
-    load_strictly(method, state, str(path), may_miss)
-    return method, checkpoint
+    load_strictly(method, state, str(source), may_miss)
+    return method
 
 
 def checkpoint_of(method: "Method", training: bool) -> dict:
-    """What of a checkpoint load_model() rebuilds the method from.
+    """The part of a checkpoint from which load_model() rebuilds the method.
 
     training: keep what only training uses. Raises InputError where weights are not finite.
     """
     from utils.checkpoints import all_finite
-    from utils.errors import InputError
 
     state = method.state_dict()
     if not all_finite(state.values()):
@@ -92,9 +127,32 @@ def checkpoint_of(method: "Method", training: bool) -> dict:
         )
     if not training:
         state = {n: t for n, t in state.items() if not n.startswith(method.training_only)}
-    return {"format": FORMAT, "method": method.name, "settings": method.settings, "model": state}
+    return {
+        "format": FORMAT,
+        "method": method.name,
+        "settings": method.settings.of_model(),
+        "model": state,
+    }
 
 
-def _class_of(method: str) -> type["Method"]:
-    module, name = METHODS[method].split(":")
+def _rebuilding_settings(checkpoint: Mapping, source: str | Path) -> dict:
+    """The settings of a checkpoint that rebuild its model; how it was trained does not matter."""
+    settings = settings_class(checkpoint["method"])
+    options, found = options_of(settings), checkpoint["settings"]
+    known = {*options, *settings.former}
+    unknown = [name for name, value in found.items() if value and name not in known]
+    if unknown:
+        raise InputError(
+            f"{source}: was trained with {', '.join(unknown)}, which this version does not know. "
+            "Use it with the version of this code that trained it."
+        )
+    return {name: found[name] for name in found if name in options and options[name].rebuilds}
+
+
+def _method_class(method: str) -> type["Method"]:
+    return _imported(METHODS[method][0])
+
+
+def _imported(place: str) -> type:
+    module, name = place.split(":")
     return getattr(importlib.import_module(module), name)

@@ -1,13 +1,15 @@
 """Method: what every retrieval method offers to training, to evaluation and to search."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.settings import TrainingSettings
 from utils.errors import InputError
 
 MODALITIES = ("sketch", "photo")
@@ -19,19 +21,22 @@ Features = dict[str, Tensor]
 class Method(nn.Module, ABC):
     """Model and loss in one module, so that one loop trains every method and DDP wraps one thing.
 
-    Class or instance attributes that each method sets:
-      name      its key in METHODS
-      settings  the constructor's arguments as a plain dict; a checkpoint stores them
-      inputs    keyword arguments of datasets.images.Preprocessing: size in pixels, mean, std, crop
-      batches   the kind of training batch wanted, a key of datasets.batches.BATCHES
+    The constructor takes settings and how many seen classes there are (None: not to be trained).
+    What each method sets, on its class or its instances:
+      name           its key in METHODS
+      settings       its settings; those that rebuild the model with the values that it has
+      inputs         keyword arguments of datasets.images.Preprocessing: size in px, mean, std, crop
+      batches        the kind of training batch, a key of training.batches.BATCHES
       training_only  beginnings of the names of tensors that only the losses use
+      pair_features  names of the features that pair scores read, besides 'retrieval'
     """
 
-    name: str
-    settings: dict
+    name: ClassVar[str]
+    training_only: ClassVar[tuple[str, ...]] = ()
+    pair_features: ClassVar[tuple[str, ...]] = ()
+    settings: TrainingSettings
     inputs: dict
     batches: str
-    training_only: tuple[str, ...] = ()
 
     @abstractmethod
     def losses(self, batch: dict, progress: float) -> dict[str, Tensor]:
@@ -47,12 +52,21 @@ class Method(nn.Module, ABC):
     def encode(self, images: Tensor, modality: str) -> Features:
         """Features of each image, which can be kept. images: (B, 3, S, S); sketch or photo.
 
-        'retrieval' (B, D) is what similarity() compares; methods may add more.
+        'retrieval' (B, D) is what similarity() compares; pair_features and others may be added.
         """
 
     @abstractmethod
     def load_pretrained(self, path: Path | None) -> str:
-        """Start from pretrained weights: of a file, or (None) the usual ones; says which."""
+        """Start from pretrained weights, of a file or (None) the usual ones; returns their name."""
+
+    @classmethod
+    def from_published(cls, content: Mapping, source: str, wanted: Mapping) -> dict | None:
+        """A published checkpoint of this method in our form, with format 0; None for other files.
+
+        source: name of the file, for messages. wanted: settings that the user named, of which some
+        may not follow from the file. Raises InputError for a damaged file.
+        """
+        return None
 
     def similarity(self, queries: Features, gallery: Features) -> Tensor:
         """Cosine of the retrieval vectors: (Q, G), larger is closer; 0 where a vector is zero."""
@@ -60,7 +74,7 @@ class Method(nn.Module, ABC):
         products = queries @ gallery.T  # divided afterwards: no copy of a large gallery
         return products / torch.linalg.vector_norm(gallery, dim=-1).clamp(min=NO_LENGTH)
 
-    # A method that can score a pair by looking at both images at once defines
+    # A method that can score a pair from the features of both images defines pair_features and
     # pair_scorer(dtype, compiled) -> an object with two methods that take what encode() gives:
     #   prepare(features, modality) -> Features: all that depends on one image alone, in dtype
     #   __call__(queries, gallery) -> (Q, G) of prepared ones: float32, larger is closer
@@ -73,8 +87,8 @@ class Method(nn.Module, ABC):
         score = self.pair_scorer(torch.float32)
         return score(score.prepare(queries, "sketch"), score.prepare(gallery, "photo"))
 
-    def parameter_groups(self, recipe: dict) -> list[dict]:
-        """Parameters for the optimiser, with their own learning rate or decay where they differ."""
+    def parameter_groups(self) -> list[dict]:
+        """Parameters for the optimiser, with a learning rate or decay of their own where needed."""
         return [{"params": list(self.parameters())}]
 
     def checkpoint_blocks(self) -> None:

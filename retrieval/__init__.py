@@ -1,1 +1,1 @@
-"""What happens after training: encode, rank, measure."""
+"""From a method and images to rankings."""

@@ -1,6 +1,10 @@
-"""Building a gallery: what is new or changed among photos is encoded, what is gone drops out."""
+"""Building a gallery: new and changed photos are encoded, those that have gone are dropped."""
 
+import hashlib
+import json
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,37 +12,32 @@ import numpy as np
 import torch
 
 from retrieval.blocks import block_sizes
-from retrieval.cache import state_of
-from retrieval.features import Encoder
-from retrieval.index import Index, compares_cosines, recall_of_photos
-from retrieval.rows import (
-    GALLERY,
-    JOURNAL,
-    LOCK,
-    Entry,
-    RowWriter,
-    check_weights,
-    read_gallery,
-    read_vectors,
-)
+from retrieval.encoder import Encoder
+from retrieval.gallery import FORMAT, GALLERY, check_weights, read_gallery
+from retrieval.neighbours import Index, compares_cosines, recall_of_photos
+from retrieval.store import FeatureStore, state_of
+from retrieval.stored import open_store
 from utils.errors import InputError
+from utils.files import written_whole
 from utils.logs import log
 from utils.precision import tf32
 
 POOR_RECALL = 0.9
 NAMED = 20  # broken files
+COPIED = 1024  # rows at a time
 
 
 @dataclass(frozen=True)
 class Built:
     """What a build did.
 
-    photos, encoded, removed: how many. broken: a sentence each. index: a key of KINDS; recall: None
-    where it is exact.
+    photos, encoded, copied, removed: how many. broken: a sentence each. index: a key of KINDS;
+    recall: None where it is exact.
     """
 
     photos: int
     encoded: int
+    copied: int
     removed: int
     broken: list[str]
     bytes: int
@@ -49,165 +48,234 @@ class Built:
 
 @torch.inference_mode()
 def build_gallery(
-    folder: Path, images, encoder: Encoder, *, checkpoint: str, kind: str | None = None
+    folder: str | Path,
+    images,
+    encoder: Encoder,
+    *,
+    checkpoint: str,
+    tokens: bool = False,
+    kind: str | None = None,
+    features: Path | None = None,
 ) -> Built:
-    """Bring a gallery up to date with a list of photos: encode new and changed ones, drop others.
+    """Bring a gallery up to date with a list of photos.
 
-    images: with paths relative to their `root`. encoder: its method is put into evaluation mode;
-    with "tokens" in its keep, tokens are kept in fp16. checkpoint: where the weights lie. kind: in
-    retrieval.index.KINDS; None: as it was, exact at first. A build that was stopped goes on. Raises
-    InputError where the folder holds something else, a gallery of other weights or settings, or is
-    being written to.
+    images: with paths relative to their `root`. checkpoint: the file of the weights. tokens: keep
+    all that pair scores read; a gallery that keeps it goes on doing so. kind: in
+    retrieval.neighbours.KINDS; None: as it was, exact at first. features: a folder of stores, from
+    which rows are copied where they are of the same photos. A build that was stopped goes on.
+    Raises InputError where the folder holds something else, a gallery of other weights or settings,
+    or is being written to.
     """
-    header = {
-        "weights": encoder.weights,
-        "computed_in": str(encoder.dtype),
-        "tokens": "tokens" in encoder.keep,
-    }
-    if kind in ("hnsw", "ivf") and not compares_cosines(encoder.method):
+    folder, encoder = Path(folder), replace(encoder, skip_bad=True, store=None)
+    encoder.method.eval()
+    if kind == "ivf" and not compares_cosines(encoder.method):
         raise InputError(f"{encoder.method.name} compares in its own way: only exact is possible.")
     _check_place(folder)
-    writer = RowWriter(folder, header)
+    former = read_gallery(folder) if (folder / GALLERY).exists() else None
+    if former:
+        _check_same(folder, former, encoder, images.root)
+    store = FeatureStore(folder, encoder.key("photo"), encoder.types)
     try:
-        former = read_gallery(folder) if (folder / GALLERY).exists() else None
-        if former:
-            _check_same(folder, former, header, images.root)
-        writer.take_up(former)
-        kind = kind or (former["index"]["kind"] if former else "exact")
-        return _brought_up_to_date(writer, former, images, encoder, checkpoint, kind)
+        store.start_writing()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}). Wait for the other program, "
+            "or choose another folder."
+        ) from error
+    try:
+        build = _Build(store, former, images, encoder, tokens, kind)
+        return build.run(checkpoint, features)
     finally:
-        writer.close()
+        store.close()
 
 
-def _brought_up_to_date(
-    writer: RowWriter, former: dict | None, images, encoder: Encoder, checkpoint: str, kind: str
-) -> Built:
-    started = time.perf_counter()
-    states = [state_of(images.file(number)) for number in range(len(images))]
-    paths = [str(path) for path in images.path]
-    known = writer.entries
-    new = [n for n, path in enumerate(paths) if path not in known or known[path].state != states[n]]
-    removed = len(known.keys() - set(paths))
-    log.info(
-        "%d images: %d to encode, %d unchanged; %d are gone.",
-        *(len(images), len(new), len(images) - len(new), removed),
-    )
-    _encode(writer, images, new, states, encoder)
-    encoded = time.perf_counter()
-    broken = [writer.entries[path].fault for path in paths if writer.entries[path].fault]
+class _Build:
+    """One build of a gallery, whose store is open for writing."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        former: dict | None,
+        images,
+        encoder: Encoder,
+        tokens: bool,
+        kind: str | None,
+    ):
+        self.store, self.former, self.images, self.encoder = store, former, images, encoder
+        self.tokens = tokens or bool(former and former["tokens"])
+        self.kind = kind or (former["index"]["kind"] if former else "exact")
+        self.names = tuple(encoder.types) if self.tokens else ("retrieval",)
+        self.paths = [str(path) for path in images.path]
+        self.states = [state_of(images.file(number)) for number in range(len(images))]
+
+    def run(self, checkpoint: str, features: Path | None) -> Built:
+        """Encode, index, and put the new description in the place of the former one."""
+        started = time.perf_counter()
+        copied = self._copy(features) if features else 0
+        encoded = self._encode()
+        done = time.perf_counter()
+        faults = {path: self.store.fault(path) for path in self.paths}
+        good = [path for path, fault in faults.items() if fault is None]
+        broken = [fault for fault in faults.values() if fault is not None]
+        _warn_of(broken, self.store.folder)
+        if not good:
+            raise InputError(
+                f"{self.images.root}: none of its {len(self.paths)} images can be read."
+            )
+        listed = self.former["photos"] + self.former["broken"] if self.former else []
+        try:
+            self.store.keep_only(self.paths)
+            content = self._content(good, checkpoint)
+            self.store.sync()
+            with written_whole(self.store.folder / GALLERY) as file:
+                file.write((json.dumps(content) + "\n").encode())
+        except OSError as error:
+            raise InputError(f"{self.store.folder}: cannot be written ({error}).") from error
+        self.store.remove_former()
+        _remove_other_indexes(self.store.folder, content["index"]["file"])
+        return Built(
+            photos=len(good),
+            encoded=encoded,
+            copied=copied,
+            removed=len(set(listed) - set(self.paths)),
+            broken=broken,
+            bytes=sum(file.stat().st_size for file in self.store.folder.iterdir()),
+            index=self.kind,
+            recall=content["index"]["recall"],
+            seconds={"encode": done - started, "index": time.perf_counter() - done},
+        )
+
+    def _missing(self) -> list[int]:
+        """Numbers of the photos that the store does not have."""
+        return np.flatnonzero(~self.store.known(self.paths, self.states, self.names)).tolist()
+
+    def _copy(self, features: Path) -> int:
+        """Copy the rows that an evaluation has kept; how many photos."""
+        source = open_store(features, self.encoder.key("photo"), self.encoder.types)
+        missing = self._missing()
+        names = [os.path.abspath(self.images.file(number)) for number in missing]
+        states = [self.states[number] for number in missing]
+        known = np.flatnonzero(source.known(names, states, self.names))
+        there = [place for place in known.tolist() if source.fault(names[place]) is None]
+        for first in range(0, len(there), COPIED):
+            places = there[first : first + COPIED]
+            rows = {f: source.read(f, [names[p] for p in places]) for f in self.names}
+            self._add([missing[place] for place in places], rows, {})
+        return len(there)
+
+    def _encode(self) -> int:
+        """Encode the photos that are missing, by blocks, each stored at once; how many."""
+        missing, encoder = self._missing(), self.encoder
+        log.info(
+            "%d images: %d to encode, %d unchanged.",
+            *(len(self.paths), len(missing), len(self.paths) - len(missing)),
+        )
+        _, size = block_sizes(encoder.method, encoder.device, encoder.dtype, photos=0, pairs=False)
+        reserved, left = False, len(missing)
+        with tf32(allowed=False):
+            images = self.images.select(np.array(missing, dtype=np.int64))
+            for block in encoder.blocks(images, self.names, size, "photos encoded"):
+                rows = {n: tensor.float().cpu().numpy() for n, tensor in block.features.items()}
+                if rows and not reserved:
+                    self._reserve(rows, left)
+                    reserved = True
+                faults = {missing[number]: fault for number, fault in block.faults.items()}
+                self._add([missing[number] for number in block.numbers], rows, faults)
+                left -= len(block.numbers) + len(faults)
+        return len(missing)
+
+    def _reserve(self, rows: dict[str, np.ndarray], photos: int) -> None:
+        """Have the disk set space aside. Raises InputError where it has too little."""
+        folder = self.store.folder
+        try:
+            size = self.store.reserve({n: r.shape[1:] for n, r in rows.items()}, photos)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: {error.strerror or error}. Make room, or leave --tokens out."
+            ) from error
+        of_photo = size / photos / 1e3
+        log.info("%s: %.1f MB for these, %.1f kB a photo.", folder, size / 1e6, of_photo)
+
+    def _add(self, numbers: list[int], rows: dict[str, np.ndarray], faults: dict[int, str]) -> None:
+        states = {self.paths[n]: self.states[n] for n in (*numbers, *faults)}
+        try:
+            self.store.add(states, rows, {self.paths[n]: fault for n, fault in faults.items()})
+        except OSError as error:
+            raise InputError(
+                f"{self.store.folder}: cannot be written ({error.strerror or error}). What was "
+                "encoded is kept; make room and run the same command to go on."
+            ) from error
+
+    def _content(self, good: list[str], checkpoint: str) -> dict:
+        """The description of the gallery; its index is built on the way."""
+        return {
+            "format": FORMAT,
+            "key": self.store.key,
+            "tokens": self.tokens,
+            "snapshot": self.store.snapshot,
+            "photos": good,
+            "broken": sorted(set(self.paths) - set(good)),
+            "checkpoint": checkpoint,
+            "root": str(self.images.root.resolve()),
+            "index": self._index(good),
+        }
+
+    def _index(self, good: list[str]) -> dict:
+        """The description of the index: the former one where its vectors are the same, or built."""
+        if self.kind == "exact":
+            return {"kind": self.kind, "file": None, "recall": None}
+        vectors = torch.from_numpy(self.store.read("retrieval", good))
+        folder, sums = self.store.folder, self.store.sums("retrieval", good)
+        content = hashlib.sha256(sums.tobytes()).hexdigest()
+        if self.former and self.former["index"]["kind"] == self.kind:
+            index = self.former["index"]
+            if index["vectors"] == content:
+                try:
+                    Index(vectors, self.kind, torch.device("cpu"), folder / index["file"])
+                    return index
+                except InputError as error:
+                    log.warning("%s", error)
+        log.info("building the index (%s) of %d vectors.", self.kind, len(vectors))
+        index = Index(vectors, self.kind, torch.device("cpu"))
+        file = f"index.{time.time_ns():x}.{self.kind}"
+        index.write(folder / file)
+        recall = recall_of_photos(index, vectors)
+        if recall < POOR_RECALL:
+            log.warning("recall is %.3f: exact search may serve you better.", recall)
+        return {"kind": self.kind, "file": file, "recall": recall, "vectors": content}
+
+
+def _warn_of(broken: Sequence[str], folder: Path) -> None:
     for fault in broken[:NAMED]:
         log.warning("skipped: %s", fault)
     if len(broken) > NAMED:
-        log.warning("skipped: %d more, see %s.", len(broken) - NAMED, writer.folder / GALLERY)
-    content = writer.content(paths)
-    if not content["photos"]["path"]:
-        raise InputError(f"{images.root}: none of its {len(images)} images can be read.")
-    content |= {"checkpoint": checkpoint, "root": str(images.root.resolve())}
-    content["index"] = _kept_index(writer.folder, former, content, kind)
-    writer.finish(content)
-    _remove_other_indexes(writer.folder, content["index"]["file"])
-    index_seconds = time.perf_counter() - encoded
-    return Built(
-        photos=len(content["photos"]["path"]),
-        encoded=len(new),
-        removed=removed,
-        broken=broken,
-        bytes=sum(file.stat().st_size for file in writer.folder.iterdir()),
-        index=kind,
-        recall=content["index"]["recall"],
-        seconds={"encode": encoded - started, "index": index_seconds},
-    )
-
-
-def _encode(writer: RowWriter, images, new: list[int], states: list, encoder: Encoder) -> None:
-    """Encode these photos, block by block, each kept at once."""
-    if not new:
-        return
-    method, device = encoder.method.eval(), encoder.device
-    _, size = block_sizes(method, device, encoder.dtype, photos=0, pairs=False)
-    encoder = replace(encoder, skip_bad=True, cache=None)
-    first, announced = 0, False
-    with tf32(allowed=False):
-        blocks = encoder.blocks(images.select(np.array(new)), size, "photos encoded")
-        for readable, features, faults in blocks:
-            block = range(first, min(first + size, len(new)))
-            first = block.stop
-            rows = {name: tensor.float().cpu().numpy() for name, tensor in features.items()}
-            entries = {
-                str(images.path[new[number]]): Entry(states[new[number]], row)
-                for row, number in enumerate(readable)
-            }
-            unreadable = [number for number in block if number not in set(readable)]
-            for number, fault in zip(unreadable, faults, strict=True):
-                entries[str(images.path[new[number]])] = Entry(states[new[number]], None, fault)
-            if rows and not announced:
-                _announce(writer, rows, len(new) - block.start)
-                announced = True
-            writer.add(rows, entries)
-
-
-def _announce(writer: RowWriter, rows: dict[str, np.ndarray], photos: int) -> None:
-    """Tell what the photos that are left will take; InputError where the disk has no room."""
-    writer.shapes = writer.shapes or {name: list(r.shape[1:]) for name, r in rows.items()}
-    a_photo = sum(writer.bytes_of_row(name) for name in rows)
-    needed, free = photos * a_photo, writer.free_bytes()
-    log.info("%s: %.1f MB for these, %.1f kB a photo.", writer.folder, needed / 1e6, a_photo / 1e3)
-    if needed > free:
-        raise InputError(
-            f"{writer.folder}: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are "
-            "free. Make room, or leave --tokens out."
-        )
-
-
-def _kept_index(folder: Path, former: dict | None, content: dict, kind: str) -> dict:
-    """What gallery.json says of the index: as it was where nothing has changed, else built."""
-    if kind == "exact":
-        return {"kind": kind, "file": None, "recall": None}
-    vectors = read_vectors(folder, content)
-    number = 0
-    if former:
-        index, number = former["index"], former["index"].get("number", 0) + 1
-        same = index["kind"] == kind and former["photos"] == content["photos"]
-        if same and former["generation"] == content["generation"]:
-            try:
-                Index(vectors, kind, torch.device("cpu"), folder / index["file"])
-                return index
-            except InputError as error:
-                log.warning("%s", error)
-    log.info("building the index (%s) of %d vectors.", kind, len(vectors))
-    index = Index(vectors, kind, torch.device("cpu"))
-    file = f"index.{number}.{kind}"
-    index.write(folder / file)
-    recall = recall_of_photos(index, vectors)
-    if recall < POOR_RECALL:
-        log.warning("recall is %.3f: exact search may serve you better.", recall)
-    return {"kind": kind, "file": file, "recall": recall, "number": number}
+        log.warning("skipped: %d more, see %s.", len(broken) - NAMED, folder / GALLERY)
 
 
 def _check_place(folder: Path) -> None:
     """InputError where a folder is not ours to write to."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file. Choose a folder for the gallery.")
-    if folder.is_dir() and any(folder.iterdir()):
-        ours = (GALLERY, JOURNAL, LOCK)
-        if not any((folder / name).exists() for name in ours):
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / GALLERY).exists():
+        ours = [*folder.glob("entries.*.jsonl"), *folder.glob("writer.lock")]
+        if not ours:
             raise InputError(
                 f"{folder}: holds other files and is no gallery. Choose another folder."
             )
 
 
-def _check_same(folder: Path, former: dict, header: dict, root: Path) -> None:
+def _check_same(folder: Path, former: dict, encoder: Encoder, root: Path) -> None:
     """InputError where a gallery cannot be brought up to date with these settings."""
-    check_weights(folder, former, header["weights"])
-    for name, option in (("computed_in", "--amp"), ("tokens", "--tokens")):
-        if former[name] != header[name]:
-            raise InputError(
-                f"{folder}: was built with {name} = {former[name]}, and {header[name]} is asked "
-                f"for ({option}). Use the same options, or build another gallery elsewhere."
-            )
+    check_weights(folder, former, encoder.weights)
+    then, now = former["key"]["computed_in"], str(encoder.dtype)
+    if then != now:
+        raise InputError(
+            f"{folder}: was computed in {then}, and {now} is wanted (--amp). Use the same option, "
+            "or build another gallery elsewhere."
+        )
     if Path(former["root"]) != root.resolve() and Path(former["root"]).is_dir():
         raise InputError(
-            f"{folder}: is the gallery of {former['root']}, and {root.resolve()} is asked for. A "
+            f"{folder}: is the gallery of {former['root']}, and {root.resolve()} is wanted. A "
             "gallery has one folder of photos: put both into one, or choose another --out."
         )
 

@@ -1,54 +1,45 @@
 """Method + queries + gallery -> metrics, overall and by class."""
 
+import hashlib
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from datasets.images import Preprocessing
+from model.method import Features, Method
 from retrieval.blocks import block_sizes
-from retrieval.features import Encoder
-from retrieval.interrupted import Interrupted, Scored
-from retrieval.judge import CUTS, PER_QUERY, Judge
-from retrieval.metrics import (
-    chance_average_precision,
-    chance_precision_at,
-    chance_published_precision,
-)
-from retrieval.scoring import Scorer, check_mode
-from utils.distributed import gather_objects, is_main, rank, world_size
+from retrieval.encoder import Encoder
+from retrieval.metrics import METRICS
+from retrieval.ranking import Order, Reordered
+from retrieval.scores import KEPT, Scores
+from retrieval.scoring import Photos, Ranker, Reranked, names_read
+from retrieval.store import state_of
+from utils.distributed import gather_objects
 from utils.errors import InputError
 from utils.logs import log
 from utils.precision import dtype_of, tf32
+from utils.world import is_main, rank, world_size
 
-CHECKED = 20  # sketches whose shortlist is held against all pairs
-
-CHANCE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "precision_100": chance_published_precision,
-    "precision_200": chance_published_precision,
-    "average_precision": chance_average_precision,
-    **{
-        f"precision@{k}": lambda total, photos, k=k: chance_precision_at(total, photos, k)
-        for k in CUTS
-    },
-}
-"""Name of a metric -> what a random ranking is expected to reach, where that is known exactly."""
+CHECKED = 20  # sketches whose shortlist is compared with all pairs
 
 
 @dataclass
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
-    metrics: the means over queries that have a relevant photo. by_class: the same, for each class
-    of the queries. chance: what a random ranking is expected to reach; without the interpolated
-    map_all and map_200. queries, gallery: the lists as scored (unreadable images left out).
-    rankings, similarities: (Q, min(200, G)), photo numbers in `gallery`, closest first, and their
-    scores. shortlist: what "rerank" keeps of the result of all pairs, or empty: the metrics of some
-    sketches as "reranked", the same of "all_pairs", and how many sketches these are, "queries".
+    metrics: means over queries that have a relevant photo. by_class: the same for each class of the
+    queries. chance: the expectation for a random ranking, of the metrics for which it is known.
+    queries, gallery: the lists as scored (unreadable images left out). rankings, similarities:
+    (Q, min(200, G)), photo numbers in `gallery`, closest first, and their scores. shortlist: of
+    some sketches the metrics as "reranked" and by "all_pairs", and how many they are, "queries";
+    empty where all pairs are scored anyway.
     """
 
     metrics: dict[str, float]
@@ -65,100 +56,148 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    method,
+    method: Method,
     queries,
     gallery,
-    preprocessing: Callable,
+    ranker: type[Ranker],
+    settings: Mapping | None = None,
     *,
-    mode: str,
-    fuse: float = 0.0,
+    device: torch.device,
     views: str = "plain",
-    expand: int = 0,
-    shortlist: int = 1000,
     amp: str = "off",
     compiled: bool = False,
-    device: torch.device,
     query_block: int | None = None,
     gallery_block: int | None = None,
     workers: int = 0,
     skip_bad: bool = False,
     shared: bool = False,
-    cache: Path | None = None,
+    store: Path | None = None,
     precision: str = "fp16",
+    preprocessing: Preprocessing | None = None,
 ) -> Evaluation:
-    """Encode each image once, score in blocks, rank, and measure.
+    """Encode each image once, rank in blocks, and measure.
 
-    mode, fuse, expand, shortlist: see scoring.py. views: see views.py. amp: see precision.py.
-    compiled: the pairs' network by torch.compile. queries, gallery: image lists; photos with a
-    query's target are relevant to it. The method is put into evaluation mode and left in the mode
-    it was in. query_block, gallery_block: images encoded and scored at a time; None: see blocks.py.
-    Holds one block of queries, and the gallery's features in main memory (for pairs, all its
-    tokens) unless there is a cache: a folder that keeps features, in `precision`, see cache.py, and
-    the scores of pairs until all are there, see interrupted.py. shared: the processes of torchrun
-    each encode and score some, and all return the same.
+    queries, gallery: image lists; photos with a query's target are relevant to it. ranker: in
+    retrieval.scoring.RANKERS; settings: its own. amp: see utils/precision.py; compiled: the pairs'
+    network by torch.compile. query_block, gallery_block: images at a time; None: see blocks.py.
+    shared: the processes of torchrun each encode and score some, and all return the same. store: a
+    folder that keeps features, and scores of pairs until all are there. The others: see Encoder.
+
+    Holds one block of queries and the gallery's retrieval vectors in main memory; without a store
+    also all other features of the gallery. The method is left in the mode it was in.
     """
-    check_mode(method, mode)
+    settings, names = dict(settings or {}), names_read(method, ranker)
     dtype = dtype_of(amp, device)
+    if ranker.reads_pairs:
+        settings |= {"dtype": dtype, "compiled": compiled}
     encoder = Encoder(
         method,
-        preprocessing,
-        device=device,
+        device,
         workers=workers,
         skip_bad=skip_bad,
-        keep=("retrieval",) if mode == "sa" else ("retrieval", "tokens"),
         views=views,
         dtype=dtype,
-        cache=cache,
+        store=store,
         precision=precision,
+        preprocessing=preprocessing,
     )
-    first, step = (rank(), world_size()) if shared else (0, 1)
-    share = np.arange(first, len(queries), step)
     with _in_evaluation_mode(method), tf32(allowed=False):
         started = time.perf_counter()
-        sizes = block_sizes(method, device, dtype, photos=len(gallery), pairs=mode != "sa")
+        sizes = block_sizes(method, device, dtype, photos=len(gallery), pairs=ranker.reads_pairs)
         query_block, gallery_block = query_block or sizes[0], gallery_block or sizes[1]
         log.info("%d sketches and %d photos at a time, in %s", query_block, gallery_block, dtype)
-        kept, photos, faults = encoder.whole(gallery, gallery_block, "photos encoded", shared)
+        kept, rows, faults = encoder.whole(gallery, names, gallery_block, "photos encoded", shared)
         if not kept:
             raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
         gallery = gallery.select(np.array(kept, dtype=np.int64))
         encoded = time.perf_counter()
-        scorer = Scorer(
-            method,
-            photos,
-            gallery.path,
-            mode=mode,
-            fuse=fuse,
-            expand=expand,
-            shortlist=shortlist,
-            block=gallery_block,
-            dtype=dtype,
-            compiled=compiled,
-            device=device,
-        )
-        interrupted = None
-        if cache is not None and mode != "sa":  # vectors are compared in no time
-            settings = [mode, fuse, views, expand, shortlist, str(dtype), precision]
-            interrupted = Interrupted(cache, encoder.weights, queries, gallery, settings)
-        judge = Judge(scorer, gallery, _to_check(mode, shortlist, queries, gallery), interrupted)
-        faults += judge.take_all(encoder, queries.select(share), share, query_block)
+        if shared and store is not None and world_size() > 1:  # the first process keeps them all
+            encoder.whole(queries, names, query_block, "sketches encoded", shared)
+        photos = Photos(rows, gallery.path, device=device, block=gallery_block)
+        meter = Meter(ranker(method, photos, **settings), gallery.target)
+        first, step = (rank(), world_size()) if shared else (0, 1)
+        share = np.arange(first, len(queries), step)
+        checked = _checked(ranker, settings, len(queries), len(gallery))
+        scores = Scores(queries.select(share), len(gallery), checked[share])
+        if store is not None and ranker.reads_pairs:  # vectors are compared in no time
+            scores.keep_in(store, _key(encoder, ranker, settings, gallery), first)
+        bad = _score(scores, meter, encoder, names, query_block)
         seconds = {
             "encode_gallery": encoded - started,
-            "encode_queries": time.perf_counter() - encoded - judge.seconds,
-            "score_queries": judge.seconds,
+            "encode_queries": time.perf_counter() - encoded - meter.seconds,
+            "score_queries": meter.seconds,
         }
-    parts = [(judge.scored, faults)]
-    if shared:
-        parts = gather_objects(parts[0])
-    if interrupted and is_main():
-        interrupted.remove()
-    skipped = dict.fromkeys(fault for _, faults in parts for fault in faults)
-    blocks = [block for blocks, _ in parts for block in blocks]
-    return _summary(blocks, queries, gallery, seconds, list(skipped))
+    part = share[scores.done], scores.result(), [*faults.values(), *bad]
+    parts = gather_objects(part) if shared else [part]
+    if is_main() or not shared:
+        scores.remove_kept()
+    return _summary(parts, queries, gallery, checked, seconds)
+
+
+class Meter:
+    """Ranks a gallery for blocks of sketches, and measures the rankings.
+
+    targets: of the photos. seconds (attribute): the time of this so far.
+    """
+
+    def __init__(self, ranker: Ranker, targets: np.ndarray):
+        self.ranker, self.seconds = ranker, 0.0
+        order = targets.argsort(kind="stable")
+        different, first = np.unique(targets[order], return_index=True)
+        self.photos_of = dict(zip(different.tolist(), np.split(order, first[1:]), strict=True))
+
+    def scores(
+        self, sketches: Features, targets: np.ndarray, checked: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Scores of a block, as Scores.add() takes them.
+
+        targets: of the sketches. checked: which are also measured by all pairs.
+        """
+        started = time.perf_counter()
+        order = self.ranker.order(sketches)
+        best = order.best(KEPT)
+        found = {
+            "values": self._measure(order, targets),
+            "rankings": best.photos.cpu().numpy(),
+            "similarities": best.scores.cpu().numpy(),
+        }
+        if checked is not None and checked.any():
+            some = {name: tensor[torch.from_numpy(checked)] for name, tensor in sketches.items()}
+            by_pairs = self.ranker.by_pairs.order(some)
+            found["all_pairs"] = self._measure(by_pairs, targets[checked])
+        self.seconds += time.perf_counter() - started
+        return found
+
+    def _measure(self, order: Order | Reordered, targets: np.ndarray) -> np.ndarray:
+        """Every metric of each query of a block, (Q, M); queries with one target go together."""
+        values = np.empty((len(targets), len(METRICS)))
+        for target in np.unique(targets):
+            queries = np.flatnonzero(targets == target)
+            photos = self.photos_of.get(target, np.empty(0, dtype=np.int64))
+            ranks = order.ranks(torch.from_numpy(queries), torch.from_numpy(photos)).cpu().numpy()
+            for number, metric in enumerate(METRICS.values()):
+                values[queries, number] = metric.of(ranks)
+        return values
+
+
+def _score(
+    scores: Scores, meter: Meter, encoder: Encoder, names: Sequence[str], size: int
+) -> list[str]:
+    """Encode and score the queries without scores, by blocks; what was wrong with the others."""
+    numbers, faults = scores.missing(), []
+    with closing(scores):
+        missing = scores.queries.select(numbers)
+        for block in encoder.blocks(missing, names, size, "sketches scored"):
+            faults += block.faults.values()
+            if block.numbers:
+                some = numbers[block.numbers]
+                targets, checked = scores.queries.target[some], scores.checked[some]
+                scores.add(some, meter.scores(block.features, targets, checked))
+    return faults
 
 
 @contextmanager
-def _in_evaluation_mode(method) -> Iterator[None]:
+def _in_evaluation_mode(method: Method) -> Iterator[None]:
     was_training = method.training
     method.eval()
     try:
@@ -167,71 +206,81 @@ def _in_evaluation_mode(method) -> Iterator[None]:
         method.train(was_training)
 
 
-def _to_check(mode: str, shortlist: int, queries, gallery) -> np.ndarray:
-    """Numbers of the queries whose shortlist is held against all pairs, spread over the list."""
-    if mode != "rerank" or shortlist >= len(gallery) or not len(queries):
-        return np.empty(0, dtype=np.int64)
-    return np.unique(np.linspace(0, len(queries) - 1, CHECKED).astype(np.int64))
+def _checked(ranker: type[Ranker], settings: Mapping, queries: int, photos: int) -> np.ndarray:
+    """Which queries are also scored by all pairs: some, spread over the list, of a shortlist."""
+    checked = np.zeros(queries, dtype=bool)
+    if ranker is Reranked and settings["shortlist"] < photos and queries:
+        checked[np.linspace(0, queries - 1, CHECKED).astype(np.int64)] = True
+    return checked
 
 
-def _summary(scored: list[Scored], queries, gallery, seconds: dict, skipped: list) -> Evaluation:
-    """Means of what was measured, overall and by class."""
-    if not scored:
-        raise InputError("there is no readable sketch to ask with.")
-    numbers = np.concatenate([block.numbers for block in scored])
+def _key(encoder: Encoder, ranker: type[Ranker], settings: Mapping, gallery) -> dict:
+    """All that scores of pairs depend on besides the query."""
+    files = [gallery.file(number) for number in range(len(gallery))]
+    content = [list(map(str, gallery.path)), gallery.target.tolist(), list(map(state_of, files))]
+    return {
+        "weights": encoder.weights,
+        "gallery": hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        "ranker": ranker.__name__,
+        "settings": {name: str(value) for name, value in settings.items()},
+        "views": encoder.views,
+        "precision": encoder.precision,
+        "metrics": list(METRICS),
+    }
+
+
+def _summary(
+    parts: list[tuple], queries, gallery, checked: np.ndarray, seconds: dict
+) -> Evaluation:
+    """Means over the queries, of all processes.
+
+    parts: numbers of the scored queries of a process, arrays of their scores, sentences.
+    """
+    numbers = np.concatenate([part[0] for part in parts])
+    if not len(numbers):
+        raise InputError("there is no readable sketch to search with.")
     order = numbers.argsort()
-    values = {n: np.concatenate([block.values[n] for block in scored])[order] for n in PER_QUERY}
-    queries = queries.select(numbers[order])
-    if np.isnan(values["map_all"]).all():
+    scores = {n: np.concatenate([part[1][n] for part in parts])[order] for n in parts[0][1]}
+    queries, checked = queries.select(numbers[order]), checked[numbers[order]]
+    found = ~np.isnan(scores["values"][:, 0])  # queries with a relevant photo
+    if not found.any():
         raise InputError("no sketch has a photo of its class in the gallery.")
     by_class = {}
     for name in dict.fromkeys(queries.classes()):
-        counted = (queries.class_name == name) & ~np.isnan(values["map_all"])
-        if counted.any():
-            by_class[name] = {"queries": int(counted.sum()), **_means(values, counted)}
+        of_class = (queries.class_name == name) & found
+        if of_class.any():
+            means = _means(scores["values"][of_class])
+            by_class[name] = {"queries": int(of_class.sum()), **means}
+    shortlist = {}
+    if (checked & found).any():
+        some = {"reranked": scores["values"], "all_pairs": scores["all_pairs"]}
+        shortlist = {name: _means(values[checked & found]) for name, values in some.items()}
+        shortlist["queries"] = int((checked & found).sum())
     return Evaluation(
-        metrics=_means(values, np.ones(len(queries), dtype=bool)),
+        metrics=_means(scores["values"]),
         by_class=by_class,
         chance=_chance(queries, gallery),
         queries=queries,
         gallery=gallery,
-        rankings=np.concatenate([block.rankings for block in scored])[order],
-        similarities=np.concatenate([block.similarities for block in scored])[order],
+        rankings=scores["rankings"],
+        similarities=scores["similarities"],
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        shortlist=_compared_with_all_pairs(scored),
-        skipped=skipped,
+        shortlist=shortlist,
+        skipped=list(dict.fromkeys(text for part in parts for text in part[2])),
     )
 
 
-def _compared_with_all_pairs(scored: list[Scored]) -> dict:
-    """Evaluation.shortlist."""
-    checked = [block for block in scored if block.checked.any()]
-    if not checked:
-        return {}
-    order = np.concatenate([block.numbers[block.checked] for block in checked]).argsort()
-    parts = {
-        "reranked": {n: [block.values[n][block.checked] for block in checked] for n in PER_QUERY},
-        "all_pairs": {n: [block.by_pairs[n] for block in checked] for n in PER_QUERY},
-    }
-    values = {
-        kind: {n: np.concatenate(part)[order] for n, part in columns.items()}
-        for kind, columns in parts.items()
-    }
-    counted = ~np.isnan(values["all_pairs"]["map_all"])
-    if not counted.any():
-        return {}
-    means = {name: _means(columns, counted) for name, columns in values.items()}
-    return {"queries": int(counted.sum()), **means}
-
-
 def _chance(queries, gallery) -> dict[str, float]:
-    """Means of what random rankings are expected to reach, over queries with a relevant photo."""
+    """Means of the expectations for random rankings, over queries with a relevant photo."""
     photos_of = Counter(gallery.target.tolist())
     total = np.array([photos_of[target] for target in queries.target.tolist()])
-    values = {name: expected(total, len(gallery)) for name, expected in CHANCE.items()}
-    return _means(values, total > 0)
+    expected = {n: m.chance(total, len(gallery)) for n, m in METRICS.items() if m.chance}
+    means = {name: float(np.nanmean(values[total > 0])) for name, values in expected.items()}
+    return {**means, "accuracy@1": means["precision@1"]}
 
 
-def _means(values: dict[str, np.ndarray], which: np.ndarray) -> dict[str, float]:
-    means = {name: float(np.nanmean(column[which])) for name, column in values.items()}
+def _means(values: np.ndarray) -> dict[str, float]:
+    """Means over queries (Q, M), by the name of the metric; nan: no photo is relevant."""
+    columns = np.ascontiguousarray(values.T)
+    means = {n: float(np.nanmean(column)) for n, column in zip(METRICS, columns, strict=True)}
     return {**means, "accuracy@1": means["precision@1"]}

@@ -1,7 +1,8 @@
-"""Gallery: photos encoded once, kept on disk, and asked with sketches (built in building.py)."""
+"""Gallery: photos encoded once, kept on disk, and searched with sketches (built in building.py)."""
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,24 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.images import ImageSource
+from datasets.unlabelled import LooseImages, image_list
+from model.method import Features
 from retrieval.blocks import block_sizes
-from retrieval.features import Encoder, Features
-from retrieval.index import Index, Nearest, compares_cosines, has_gpu, load_faiss
-from retrieval.rows import check_weights, open_rows, read_gallery, read_vectors
-from retrieval.scoring import Scorer, check_mode
+from retrieval.encoder import Block, Encoder
+from retrieval.neighbours import Index, compares_cosines, has_gpu, load_faiss
+from retrieval.ranking import Ranking
+from retrieval.scoring import ByVectors, Photos, Ranker, names_read
+from retrieval.store import FeatureStore
+from retrieval.stored import StoredRows
 from utils.errors import InputError
 from utils.precision import tf32
 
+GALLERY, FORMAT = "gallery.json", 2
 ON_DEMAND = 256  # sketches at a time where photos are encoded for them
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for a sketch.
+    """The photos found for a sketch.
 
-    sketch: its number in the list. photos: paths below the gallery's folder of photos, closest
-    first. scores: larger is closer; nan behind a shortlist. milliseconds: its share of its block's
-    "encode" and "compare".
+    sketch: its number among those of the search. photos: paths below the gallery's folder of
+    photos, closest first. scores: larger is closer; nan behind a shortlist. milliseconds: its share
+    of its block's "encode" and "compare".
     """
 
     sketch: int
@@ -36,119 +43,193 @@ class Answer:
 
 
 class Gallery:
-    """A gallery on disk, ready to be asked.
+    """A gallery on disk, ready to be searched.
 
-    encoder: its method must have the weights that the gallery was built with, and is put into
-    evaluation mode. Raises InputError where it has others, or where files of the gallery are absent
-    or damaged. images: from paths below a root and a modality to an image list.
+    encoder: its method must have the weights that the gallery was built with. Raises InputError
+    where it has others, or where files of the gallery are absent or damaged.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, image_list: Callable):
-        self.folder = folder
-        self.content = read_gallery(folder)
-        check_weights(folder, self.content, encoder.weights)
-        self.encoder = encoder
+    def __init__(self, folder: str | Path, encoder: Encoder):
+        self.folder = Path(folder)
+        self.content = read_gallery(self.folder)
+        check_weights(self.folder, self.content, encoder.weights)
+        self.encoder = replace(encoder, skip_bad=True, store=None)
+        self.encoder.method.eval()
         self.root = Path(self.content["root"])
-        self.paths = np.array(self.content["photos"]["path"], dtype=object)
-        self.images = image_list(self.root, list(self.paths), "photo")
-        self.rows = np.array(self.content["photos"]["row"], dtype=np.int64)
-        self.vectors = read_vectors(folder, self.content)
-        self.tokens = open_rows(folder, self.content, "tokens") if self.content["tokens"] else None
+        self.paths = np.array(self.content["photos"], dtype=object)
+        store = open_photos(self.folder, self.content, encoder.types)
+        vectors = torch.from_numpy(store.read("retrieval", self.paths))
+        self.rows = {"retrieval": vectors}
+        pair_features = encoder.method.pair_features
+        if self.content["tokens"]:
+            self.rows |= {name: StoredRows(store, name, self.paths) for name in pair_features}
+        else:
+            states = store.states()
+            sizes = np.array([states[path][0] for path in self.paths], dtype=np.uint64)
+            on_demand = _OnDemand(self.encoder, image_list(self.root, self.paths, "photo"))
+            self.rows |= {name: _EncodedRows(on_demand, name, sizes) for name in pair_features}
         self.kind = self.content["index"]["kind"]
-        self.index = self._opened_index()
-        self.scorers: dict[tuple, Scorer] = {}
+        self.index = self._opened_index(vectors)
+        self.rankers: dict[tuple, Ranker] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @torch.inference_mode()
     def search(
-        self, sketches, k: int, mode: str = "sa", shortlist: int = 200, at_a_time: int | None = None
-    ) -> tuple[list[Answer], list[str]]:
-        """The k closest photos of each readable sketch; what was wrong with the other ones.
+        self,
+        sketches: Sequence[ImageSource],
+        k: int,
+        ranker: type[Ranker] = ByVectors,
+        settings: Mapping | None = None,
+        at_a_time: int | None = None,
+    ) -> tuple[list[Answer], dict[int, str]]:
+        """The k closest photos of each readable sketch, and a sentence about each other one.
 
-        mode, shortlist: see scoring.py. at_a_time: sketches; None: what suits the memory.
+        sketches: names of files, or open images (PIL). ranker, settings: see retrieval/scoring.py.
+        at_a_time: how many sketches; None: by the memory.
         """
-        check_mode(self.encoder.method, mode)
-        self.encoder.method.eval()
-        size = at_a_time or self._sketches_at_a_time(mode)
-        keep = ("retrieval",) if mode == "sa" else ("retrieval", "tokens")
-        encoder = replace(self.encoder, skip_bad=True, cache=None, keep=keep)
-        scorer = self._scorer(mode, shortlist)
-        answers, bad = [], []
+        names = names_read(self.encoder.method, ranker)
+        size = at_a_time or self._sketches_at_a_time(ranker)
+        opened = self._ranker(ranker, settings or {})
+        answers, faults = [], {}
         with tf32(allowed=False):
             began = time.perf_counter()
-            for numbers, features, faults in encoder.blocks(sketches, size, "sketches"):
+            images = LooseImages(sketches, "sketch")
+            for block in self.encoder.blocks(images, names, size, "sketches"):
                 encoded = time.perf_counter()
-                bad += faults
-                if numbers:
-                    photos, scores = scorer.order(features).best(k)
-                    found = photos.cpu().numpy(), scores.cpu().tolist()
-                    done = time.perf_counter()
-                    shares = (encoded - began) / len(numbers), (done - encoded) / len(numbers)
-                    answers += self._answers(numbers, *found, shares)
+                faults |= block.faults
+                if block.numbers:
+                    ranking = opened.rank(block.features, k)
+                    scores = ranking.scores.cpu().tolist()  # waits for the device
+                    seconds = encoded - began, time.perf_counter() - encoded
+                    answers += self._answers(block, ranking, scores, seconds)
                 began = time.perf_counter()
-        return answers, bad
+        return answers, faults
 
     def _answers(
-        self,
-        numbers: list[int],
-        photos: np.ndarray,
-        scores: list[list[float]],
-        seconds: tuple[float, float],
-    ) -> Iterator[Answer]:
-        taken = dict(zip(("encode", "compare"), (round(1e3 * s, 3) for s in seconds), strict=True))
-        for sketch, found, values in zip(numbers, photos, scores, strict=True):
-            yield Answer(sketch, self.paths[found].tolist(), values, taken)
+        self, block: Block, ranking: Ranking, scores: list, seconds: tuple[float, float]
+    ) -> list[Answer]:
+        shares = [round(1e3 * part / len(block.numbers), 3) for part in seconds]
+        milliseconds = dict(zip(("encode", "compare"), shares, strict=True))
+        found = zip(block.numbers, ranking.photos.cpu().numpy(), scores, strict=True)
+        return [Answer(n, self.paths[photos].tolist(), s, milliseconds) for n, photos, s in found]
 
-    def _scorer(self, mode: str, shortlist: int) -> Scorer:
-        if (mode, shortlist) not in self.scorers:
-            device, dtype = self.encoder.device, self.encoder.dtype
-            method = self.encoder.method
-            pairs = mode != "sa"
-            _, block = block_sizes(method, device, dtype, photos=len(self), pairs=pairs)
-            scorer = Scorer(
-                method,
-                {"retrieval": self.vectors},
-                self.paths,
-                mode=mode,
-                fuse=0.0,
-                expand=0,
-                shortlist=shortlist,
-                block=block,
-                dtype=dtype,
-                compiled=False,
-                device=device,
-                tokens=self._tokens if pairs else None,
-                nearest=lambda sketches: Nearest(
-                    self.index, method.similarity, sketches, scorer.vectors, scorer.places
-                ),
+    def _ranker(self, ranker: type[Ranker], settings: Mapping) -> Ranker:
+        """Opened once for each kind and its settings."""
+        known = (ranker, *sorted(settings.items()))
+        if known not in self.rankers:
+            encoder, pairs = self.encoder, ranker.reads_pairs
+            _, block = block_sizes(
+                encoder.method, encoder.device, encoder.dtype, photos=len(self), pairs=pairs
             )
-            self.scorers[mode, shortlist] = scorer
-        return self.scorers[mode, shortlist]
+            rows = {name: self.rows[name] for name in names_read(encoder.method, ranker)}
+            photos = Photos(rows, self.paths, device=encoder.device, block=block)
+            more = {"dtype": encoder.dtype} if pairs else {}
+            self.rankers[known] = ranker(
+                encoder.method, photos, index=self.index, **more, **settings
+            )
+        return self.rankers[known]
 
-    def _sketches_at_a_time(self, mode: str) -> int:
-        device, dtype, pairs = self.encoder.device, self.encoder.dtype, mode != "sa"
-        method = self.encoder.method
-        size, _ = block_sizes(method, device, dtype, photos=len(self), pairs=pairs)
-        return max(size, ON_DEMAND) if pairs and self.tokens is None else size
+    def _sketches_at_a_time(self, ranker: type[Ranker]) -> int:
+        encoder, pairs = self.encoder, ranker.reads_pairs
+        size, _ = block_sizes(
+            encoder.method, encoder.device, encoder.dtype, photos=len(self), pairs=pairs
+        )
+        return max(size, ON_DEMAND) if pairs and not self.content["tokens"] else size
 
-    def _tokens(self, numbers: Tensor) -> Features:
-        """Tokens of photos by their numbers: kept, or encoded now."""
-        if self.tokens is not None:
-            return {"tokens": torch.from_numpy(self.tokens[self.rows[numbers.numpy()]])}
-        photos = self.images.select(numbers.numpy())
-        encoder = replace(self.encoder, skip_bad=True, cache=None, keep=("retrieval", "tokens"))
-        ((_, features, faults),) = encoder.blocks(photos, len(photos), "photos of the shortlist")
-        if faults:
-            raise InputError(f"{faults[0]} Bring the gallery up to date: retrieve.py index.")
-        return {"tokens": features["tokens"]}
-
-    def _opened_index(self) -> Index | None:
-        """None where all photos are compared: by wish of the method, or on a GPU, which is fast."""
+    def _opened_index(self, vectors: Tensor) -> Index | None:
+        """None where all photos are compared: by the method's own similarity, or fast on a GPU."""
         faiss = load_faiss() if compares_cosines(self.encoder.method) else None
         on_gpu = self.encoder.device.type == "cuda"
         if faiss is None or (self.kind == "exact" and on_gpu and not has_gpu(faiss)):
             return None
         file = self.content["index"]["file"]
-        return Index(self.vectors, self.kind, self.encoder.device, file and self.folder / file)
+        return Index(vectors, self.kind, self.encoder.device, file and self.folder / file)
+
+
+def read_gallery(folder: Path) -> dict:
+    """The description of a gallery. Raises InputError where there is none that can be used."""
+    file = folder / GALLERY
+    if not file.is_file():
+        if any(folder.glob("entries.*.jsonl")):
+            raise InputError(f"{folder}: is not finished. Run retrieve.py index again to go on.")
+        raise InputError(f"{folder}: is no gallery. Make one with retrieve.py index.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        version = content["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: cannot be used ({type(error).__name__}: {error}). Remove the folder and run "
+            "retrieve.py index again."
+        ) from error
+    if version != FORMAT:
+        raise InputError(
+            f"{file}: has format {version}, and this version reads format {FORMAT}. Build the "
+            "gallery again in another folder."
+        )
+    return content
+
+
+def check_weights(folder: Path, content: Mapping, weights: str) -> None:
+    """InputError where a gallery was built with other weights."""
+    if content["key"]["weights"] != weights:
+        raise InputError(
+            f"{folder}: was built with another checkpoint ({content['checkpoint']}), whose vectors "
+            "do not compare with those of this one. Use that checkpoint, or build a gallery with "
+            "this one elsewhere."
+        )
+
+
+def open_photos(folder: Path, content: Mapping, types: Mapping[str, str]) -> FeatureStore:
+    """The store of a gallery, as it was when the description was written.
+
+    Raises InputError where rows of its photos are absent or damaged.
+    """
+    store = FeatureStore(folder, content["key"], types, tuple(content["snapshot"]))
+    states, names = store.states(), ["retrieval"]
+    if content["tokens"]:
+        names = list(types)
+    paths = [path for path in content["photos"] if path in states]
+    known = store.known(paths, [states[path] for path in paths], names)
+    if len(paths) < len(content["photos"]) or not known.all():
+        raise InputError(
+            f"{folder}: rows of some photos are absent or damaged. Run retrieve.py index again."
+        )
+    return store
+
+
+class _OnDemand:
+    """Encodes photos of a gallery when their rows are read."""
+
+    def __init__(self, encoder: Encoder, images):
+        self.encoder, self.images = encoder, images
+        self.last: tuple[list[int], Features] = ([], {})
+
+    def features(self, numbers: Tensor) -> Features:
+        """The features that pair scores read, of photos by their numbers."""
+        if self.last[0] != numbers.tolist():
+            photos, names = self.images.select(numbers.numpy()), self.encoder.method.pair_features
+            (block,) = self.encoder.blocks(photos, names, len(photos), "photos of the shortlist")
+            if block.faults:
+                first = next(iter(block.faults.values()))
+                raise InputError(f"{first} Bring the gallery up to date: retrieve.py index.")
+            self.last = numbers.tolist(), block.features
+        return self.last[1]
+
+
+class _EncodedRows:
+    """The rows of a feature of all photos, each encoded when it is indexed.
+
+    sizes: of the files, (G,) uint64; identical photos have files of one size.
+    """
+
+    def __init__(self, on_demand: _OnDemand, feature: str, sizes: np.ndarray):
+        self.on_demand, self.feature, self.sizes = on_demand, feature, sizes
+
+    def __getitem__(self, numbers: Tensor) -> Tensor:
+        return self.on_demand.features(numbers)[self.feature]
+
+    def sums(self, numbers: slice) -> np.ndarray:
+        """In the place of checksums."""
+        return self.sizes[numbers]

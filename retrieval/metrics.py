@@ -9,9 +9,14 @@ order equally likely: total is an array (Q,), how many photos are relevant to ea
 is G.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 
 PUBLISHED_CUT = 200
+CUTS = (1, 5, 10, 25, 50, 100, 200)  # k of precision@k
 
 
 def average_precision(ranks: np.ndarray) -> np.ndarray:
@@ -78,3 +83,28 @@ def _sum_over(values: np.ndarray, divisor: int) -> np.ndarray:
 
 def _or_nan(values: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.where(total > 0, values, np.nan)
+
+
+class Metric(NamedTuple):
+    """A metric of each query, and its expectation for a random ranking where that is known exactly.
+
+    of: ranks (Q, R) -> (Q,). chance: how many photos are relevant to each query, and how many there
+    are -> (Q,).
+    """
+
+    of: Callable[[np.ndarray], np.ndarray]
+    chance: Callable[[np.ndarray, int], np.ndarray] | None = None
+
+
+METRICS: dict[str, Metric] = {
+    "map_all": Metric(interpolated_average_precision),
+    "map_200": Metric(partial(interpolated_average_precision, cut=PUBLISHED_CUT)),
+    "precision_100": Metric(partial(published_precision_at, k=100), chance_published_precision),
+    "precision_200": Metric(partial(published_precision_at, k=200), chance_published_precision),
+    "average_precision": Metric(average_precision, chance_average_precision),
+    **{
+        f"precision@{k}": Metric(partial(precision_at, k=k), partial(chance_precision_at, k=k))
+        for k in CUTS
+    },
+}
+"""The metrics of an evaluation by name; the first four have the published definitions."""

@@ -1,52 +1,104 @@
-"""Similarities -> who comes first, with ties broken the same way in every run.
+"""Similarities -> rankings, with ties broken the same way in every run.
 
 Nobody needs the whole order of a large gallery: metrics need the ranks of the relevant photos,
 people the best photos. Both come from one sort of keys, in which no two photos are equal.
+
+Products of matrices round by their shapes. So a score may differ in its last bits with the size
+of the blocks, the number of threads and the machine, and photos whose scores lie within 1e-6 may
+change places. Identical photos never do: they have one score, and stand in the order of their
+paths.
 """
 
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from utils.checksums import row_sums
+
 LOW = 0xFFFFFFFF  # the lower half of a key
 WORTH_THREADS = 100_000  # keys
 
 
-def tie_order(paths: np.ndarray) -> np.ndarray:
-    """Place of each photo within a tie: by the crc32 of its path, then by the path; from 0.
+@dataclass(frozen=True)
+class Ranking:
+    """Photos for each of Q queries, closest first: (Q, K) numbers in the gallery.
 
-    It knows nothing of classes; lists, in contrast, are grouped by class.
+    scores: (Q, K) in float32, larger is closer; nan: not scored. Raises ValueError where a photo
+    stands twice in a row.
     """
-    names = [str(path).encode(errors="surrogateescape") for path in paths]
-    keys = [(zlib.crc32(name), name) for name in names]
-    places = np.empty(len(keys), dtype=np.int64)
-    places[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
-    return places
+
+    photos: Tensor
+    scores: Tensor
+
+    def __post_init__(self):
+        ascending = self.photos.sort(dim=1).values
+        if (ascending[:, 1:] == ascending[:, :-1]).any():
+            raise ValueError("a ranking lists a photo twice")
+
+    def first(self, count: int) -> "Ranking":
+        """Its first `count` photos."""
+        return Ranking(self.photos[:, :count], self.scores[:, :count])
+
+
+class Ties:
+    """How photos with equal scores are ordered, and which photos are identical.
+
+    paths: of the photos. identities: arrays (G,) or (G, ...); photos that are equal in all of them
+    are identical. device: of the scores.
+
+    places (attribute): of each photo within a tie, (G,): by the crc32 of its path, then by the
+    path. That order knows no classes; lists, in contrast, are grouped by class. originals: of each
+    photo the first identical one, which is mostly itself, (G,).
+    """
+
+    def __init__(
+        self, paths: Sequence[str], identities: Sequence[np.ndarray], device: torch.device
+    ):
+        places = _tie_order(paths)
+        self.places = torch.from_numpy(places).to(device)
+        self.originals = torch.from_numpy(_first_identical(places, identities)).to(device)
+
+    @cached_property
+    def copies(self) -> Tensor:
+        """Numbers of the photos that are identical to an earlier one."""
+        numbers = torch.arange(len(self.originals), device=self.originals.device)
+        return (self.originals != numbers).nonzero()[:, 0]
+
+    def level(self, rows: Tensor) -> Tensor:
+        """Give identical photos one row (G, ...), in place."""
+        if len(self.copies):
+            rows[self.copies] = rows[self.originals[self.copies]]
+        return rows
 
 
 class Order:
     """The order of the gallery for a block of queries.
 
-    similarity: (Q, G) in float32, larger is closer; what is not a number comes last. places:
-    tie_order of the gallery, on the same device. Holds 20 bytes a score.
+    similarity: (Q, G) in float32, larger is closer; what is not a number comes last. Holds 20 bytes
+    a score.
     """
 
-    def __init__(self, similarity: Tensor, places: Tensor):
+    def __init__(self, similarity: Tensor, ties: Ties):
         self.similarity = similarity
-        self.places = places
-        self.keys = _keys(similarity, places)
+        ties.level(similarity.T)
+        self.ties = ties
+        self.keys = _keys(similarity, ties.places)
         self.ascending = _sorted(self.keys)
 
-    def best(self, count: int) -> tuple[Tensor, Tensor]:
-        """Numbers of the closest photos, closest first, and their scores: (Q, min(count, G))."""
-        photo_at = torch.empty_like(self.places)
-        photo_at[self.places] = torch.arange(len(self.places), device=self.places.device)
-        last = self.ascending[:, max(0, len(self.places) - count) :]
+    def best(self, count: int) -> Ranking:
+        """The `count` closest photos, or all where there are fewer."""
+        places = self.ties.places
+        photo_at = torch.empty_like(places)
+        photo_at[places] = torch.arange(len(places), device=places.device)
+        last = self.ascending[:, max(0, len(places) - count) :]
         photos = photo_at[LOW - (last.flip(1) & LOW)]
-        return photos, self.similarity.gather(1, photos)
+        return Ranking(photos, self.similarity.gather(1, photos))
 
     def ranks(self, queries: Tensor, photos: Tensor) -> Tensor:
         """Ranks from 1 of some photos for some queries, ascending: (q, R)."""
@@ -57,37 +109,81 @@ class Order:
 
 
 class Reordered:
-    """A ranking whose first K photos were put into a new order; the others stay where they are.
+    """An order whose first K photos were put into a new one; the others stay where they are.
 
-    shortlist: (Q, K), the numbers that first.best(K) gives; scores: theirs, larger is closer.
+    shortlist: (Q, K), the photos of first.best(K); scores: theirs, larger is closer.
     """
 
     def __init__(self, first: Order, shortlist: Tensor, scores: Tensor):
         self.first = first
-        order = closest_first(scores, first.places[shortlist])
-        self.shortlist, self.scores = shortlist.gather(1, order), scores.gather(1, order)
-        self.new_place = order.argsort(dim=1)  # (Q, K), of what was there in the first ranking
+        self.head = ranked(shortlist, scores, first.ties)
+        order = _closest_first(scores, first.ties.places[shortlist])
+        self.new_place = order.argsort(dim=1)  # (Q, K), of each photo of the shortlist
 
-    def best(self, count: int) -> tuple[Tensor, Tensor]:
-        """As Order.best(); scores are nan behind the shortlist: none there compare with these."""
-        photos, scores = self.first.best(count)
-        K = min(count, self.shortlist.shape[1])
-        photos[:, :K] = self.shortlist[:, :K]
-        scores[:, :K] = self.scores[:, :K]
-        scores[:, K:] = torch.nan
-        return photos, scores
+    def best(self, count: int) -> Ranking:
+        """As Order.best(); scores behind the shortlist are nan: they compare with none of its."""
+        return behind(self.head, self.first.best(count), count)
 
     def ranks(self, queries: Tensor, photos: Tensor) -> Tensor:
         """As Order.ranks()."""
         ranks = self.first.ranks(queries, photos)
-        K = self.shortlist.shape[1]
+        K = self.head.photos.shape[1]
         moved = self.new_place[queries].gather(1, ranks.clamp(max=K) - 1) + 1
         return torch.where(ranks <= K, moved, ranks).sort(dim=1).values
 
 
-def closest_first(scores: Tensor, places: Tensor) -> Tensor:
-    """Columns of scores (Q, K) in the order that ranks them; places: tie_order of each (Q, K)."""
+def behind(head: Ranking, other: Ranking, count: int) -> Ranking:
+    """The first `count` photos: those of a head, then those of another ranking that it lacks.
+
+    The other one, of min(count, G) photos or more, is where the head's photos come from. Scores of
+    the latter are nan.
+    """
+    missing = min(count, other.photos.shape[1]) - head.photos.shape[1]
+    if missing <= 0:
+        return head.first(count)
+    G = 1 + int(torch.maximum(other.photos.max(), head.photos.max()))
+    listed = torch.zeros(len(head.photos), G, dtype=torch.bool, device=head.photos.device)
+    in_head = listed.scatter_(1, head.photos, True).gather(1, other.photos)  # (Q, K)
+    rest = in_head.int().argsort(dim=1, stable=True)[:, :missing]
+    photos = torch.cat([head.photos, other.photos.gather(1, rest)], dim=1)
+    unscored = head.scores.new_full(rest.shape, torch.nan)
+    return Ranking(photos, torch.cat([head.scores, unscored], dim=1))
+
+
+def ranked(photos: Tensor, scores: Tensor, ties: Ties) -> Ranking:
+    """Photos (Q, K) in the order of their scores (Q, K)."""
+    order = _closest_first(scores, ties.places[photos])
+    return Ranking(photos.gather(1, order), scores.gather(1, order))
+
+
+def _closest_first(scores: Tensor, places: Tensor) -> Tensor:
+    """Columns of scores (Q, K) in the order that ranks them; places: those of each (Q, K)."""
     return _keys(scores, places).argsort(dim=1, descending=True)
+
+
+def _tie_order(paths: Sequence[str]) -> np.ndarray:
+    """Place of each photo within a tie, from 0: by the crc32 of its path, then by the path."""
+    names = [str(path).encode(errors="surrogateescape") for path in paths]
+    keys = [(zlib.crc32(name), name) for name in names]
+    places = np.empty(len(keys), dtype=np.int64)
+    places[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return places
+
+
+def _first_identical(places: np.ndarray, identities: Sequence[np.ndarray]) -> np.ndarray:
+    """Of each photo the number of the identical one with the lowest place: (G,)."""
+    first = np.arange(len(places))
+    columns = [np.ascontiguousarray(i).reshape(len(places), -1) for i in identities]
+    if not columns or not len(places):
+        return first
+    sums = sum(row_sums(column) for column in columns)
+    _, group, size = np.unique(sums, return_inverse=True, return_counts=True)
+    seen: dict[bytes, int] = {}
+    candidates = np.flatnonzero(size[group] > 1)
+    for number in candidates[places[candidates].argsort()].tolist():
+        content = b"".join(column[number].tobytes() for column in columns)
+        first[number] = seen.setdefault(content, number)
+    return first
 
 
 def _keys(similarity: Tensor, places: Tensor) -> Tensor:

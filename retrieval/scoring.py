@@ -1,109 +1,181 @@
-"""How a block of sketches is compared with the gallery: by vectors, by pairs, or by both."""
+"""How sketches are compared with a gallery: by vectors, by pairs, or by pairs of a shortlist.
 
-from collections.abc import Callable, Iterable, Iterator
+Three rankers with the same methods: order(sketches), of the whole gallery, and rank(sketches, k).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.method import Features, Method
+from retrieval.encoder import Rows
 from retrieval.expansion import expand_gallery, expand_queries
-from retrieval.features import Features
-from retrieval.ranking import Order, Reordered, tie_order
+from retrieval.neighbours import Index
+from retrieval.ranking import Order, Ranking, Reordered, Ties, behind, ranked
+from utils.checksums import row_sums
 from utils.errors import InputError
 
-MODES = ("rn", "sa", "rerank")
 SHARE_OF_GPU = 0.5  # of its free memory, for the gallery's features
 
 
-class Scorer:
-    """Ranks a gallery for sketches. Whatever the network runs in, it ranks numbers in fp32.
+class Photos:
+    """The features of a gallery, ready to be compared.
 
-    photos: features of the whole gallery, (G, ...), on the CPU; tokens: from numbers of photos to
-    those of their features that are not in `photos`; paths: their names, which break ties. mode:
-    "sa" compares with method.similarity, "rn" scores every pair with method.pair_scorer, "rerank"
-    only the `shortlist` photos of each sketch that "sa" puts first. nearest: from sketches to their
-    order in "sa", where not every photo is to be compared.
-    fuse: how many times method.similarity is added to a pair's score. expand: with how many photos
-    vectors are averaged, see expansion.py. block: photos scored at a time. dtype: of the pairs'
-    network; compiled: by torch.compile.
+    rows: by name, as Encoder.whole() returns them. paths: of the photos, in the same order. block:
+    how many are scored at a time.
+
+    vectors (attribute): the retrieval vectors (G, D), on the device. others: the other features.
     """
+
+    def __init__(self, rows: Rows, paths: Sequence[str], *, device: torch.device, block: int):
+        self.vectors = rows["retrieval"].to(device)
+        self.others = {name: others for name, others in rows.items() if name != "retrieval"}
+        self.device, self.block = device, block
+        same = [rows["retrieval"].cpu().numpy(), *map(_sums_of, self.others.values())]
+        self.ties = Ties(paths, same, device)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def move_to_gpu(self, dtype: torch.dtype) -> None:
+        """Move the other features there in dtype, if the device is a GPU and has room for them."""
+        if self.device.type != "cuda" or not all(hasattr(r, "shape") for r in self.others.values()):
+            return
+        free, _ = torch.cuda.mem_get_info(self.device)
+        size = sum(int(np.prod(rows.shape)) for rows in self.others.values()) * dtype.itemsize
+        if size <= SHARE_OF_GPU * free:
+            self.others = {
+                name: _on_device(rows, dtype, self.device, self.block)
+                for name, rows in self.others.items()
+            }
+
+    def blocks(self, numbers: Tensor) -> Iterator[tuple[slice, Features]]:
+        """Blocks of these photos (U,): places in `numbers`; the other features, on the device."""
+        places = [slice(i, i + self.block) for i in range(0, len(numbers), self.block)]
+        numbers = numbers.cpu()
+        parts = ({n: _at(r, numbers[some]) for n, r in self.others.items()} for some in places)
+        return zip(places, _copied_ahead(parts, self.device), strict=True)
+
+
+class ByVectors:
+    """Compares retrieval vectors by method.similarity.
+
+    expand: with how many photos vectors are averaged, see expansion.py. index: of the vectors, to
+    find the closest without comparing all.
+    """
+
+    reads_pairs = False
+
+    def __init__(
+        self, method: Method, photos: Photos, *, expand: int = 0, index: Index | None = None
+    ):
+        self.method, self.photos, self.expand, self.index = method, photos, expand, index
+        self.vectors = photos.vectors  # (G, D)
+        if expand:
+            self.vectors = photos.ties.level(expand_gallery(self.vectors, expand))
+
+    def expanded(self, sketches: Features) -> Features:
+        """Sketches, averaged with their nearest photos where that is set."""
+        if not self.expand:
+            return sketches
+        vectors = expand_queries(sketches["retrieval"], self.vectors, self.expand)
+        return {**sketches, "retrieval": vectors}
+
+    def similarity(self, sketches: Features, numbers: Tensor | slice = slice(None)) -> Tensor:
+        """Of expanded sketches with these photos, (Q, U) in fp32."""
+        return self.method.similarity(sketches, {"retrieval": self.vectors[numbers]}).float()
+
+    def order(self, sketches: Features) -> Order:
+        """The order of the gallery for Q sketches: features as encode() returns them."""
+        return self.order_expanded(self.expanded(sketches))
+
+    def order_expanded(self, sketches: Features) -> Order:
+        """The same of expanded sketches."""
+        return Order(self.similarity(sketches), self.photos.ties)
+
+    def rank(self, sketches: Features, k: int) -> Ranking:
+        """The k closest photos of each sketch."""
+        return self.rank_expanded(self.expanded(sketches), k)
+
+    def rank_expanded(self, sketches: Features, k: int) -> Ranking:
+        """The same of expanded sketches."""
+        found = None
+        if self.index:
+            found = self.index.closest(
+                sketches["retrieval"], k, lambda photos: self._ranked(sketches, photos)
+            )
+        return found or self.order_expanded(sketches).best(k)
+
+    def _ranked(self, sketches: Features, found: Tensor) -> Ranking:
+        """The ranking of photos (Q, K) that were found for expanded sketches."""
+        found = found.to(self.photos.device)
+        scores = torch.empty(found.shape, device=self.photos.device)
+        for query, photos in enumerate(found):
+            sketch = {"retrieval": sketches["retrieval"][query : query + 1]}
+            numbers, place = self.photos.ties.originals[photos].unique(return_inverse=True)
+            scores[query] = self.similarity(sketch, numbers)[0, place]
+        return ranked(found, scores, self.photos.ties)
+
+
+class ByPairs:
+    """Scores every pair by method.pair_scorer. What it ranks is fp32 whatever the network runs in.
+
+    fuse: how many times method.similarity is added to a pair's score. expand: see ByVectors. dtype:
+    of the pairs' network; compiled: by torch.compile. Raises InputError for a method without pair
+    scores.
+    """
+
+    reads_pairs = True
 
     def __init__(
         self,
-        method,
-        photos: Features,
-        paths: np.ndarray,
+        method: Method,
+        photos: Photos,
         *,
-        mode: str,
-        fuse: float,
-        expand: int,
-        shortlist: int,
-        block: int,
-        dtype: torch.dtype,
-        compiled: bool,
-        device: torch.device,
-        tokens: Callable[[Tensor], Features] | None = None,
-        nearest: Callable[[Features], Order] | None = None,
+        fuse: float = 0.0,
+        expand: int = 0,
+        index: Index | None = None,
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
     ):
-        vectors = photos["retrieval"].to(device)
-        if expand:
-            vectors = expand_gallery(vectors, expand)
-        self.method = method
-        self.vectors = vectors  # (G, D), small: on the device as a whole
-        self.photos = {**photos, "retrieval": vectors}
-        self.places = torch.from_numpy(tie_order(paths)).to(device)
-        self.mode = mode
-        self.fuse = fuse
-        self.expand = expand
-        self.shortlist = shortlist
-        self.block = block
-        self.device = device
-        self.tokens = tokens
-        self.nearest = nearest or self._order_by_vectors
-        self.score_pairs = None
-        if mode != "sa":
-            self.score_pairs = method.pair_scorer(dtype, compiled)
-            self.photos = _on_gpu_if_they_fit(self.photos, dtype, device)
+        check_pairs(method)
+        self.by_vectors = ByVectors(method, photos, expand=expand, index=index)
+        self.photos, self.fuse = photos, fuse
+        self.score_pairs = method.pair_scorer(dtype, compiled)
+        photos.move_to_gpu(dtype)
 
-    def order(self, sketches: Features) -> Order | Reordered:
-        """The gallery's order for Q sketches, by what encode() gives of them."""
-        if self.mode == "rn":
-            return self.order_by_pairs(sketches)
-        sketches = self._expanded(sketches)
-        coarse = self.nearest(sketches)
-        if self.mode == "sa":
-            return coarse
-        shortlist, _ = coarse.best(self.shortlist)  # (Q, K)
-        return Reordered(coarse, shortlist, self._scores(sketches, shortlist))
+    def order(self, sketches: Features) -> Order:
+        """As ByVectors.order()."""
+        return Order(self.scores(self.by_vectors.expanded(sketches)), self.photos.ties)
 
-    def order_by_pairs(self, sketches: Features) -> Order:
-        """The order by the scores of all pairs."""
-        return Order(self._scores(self._expanded(sketches)), self.places)
+    def rank(self, sketches: Features, k: int) -> Ranking:
+        """As ByVectors.rank()."""
+        return self.order(sketches).best(k)
 
-    def _order_by_vectors(self, sketches: Features) -> Order:
-        return Order(self._similarity(sketches, self.vectors), self.places)
-
-    def _scores(self, sketches: Features, shortlist: Tensor | None = None) -> Tensor:
-        """Scores of the pairs of Q sketches with all photos (Q, G), or with those listed (Q, K).
+    def scores(self, sketches: Features, shortlist: Tensor | None = None) -> Tensor:
+        """Scores of Q expanded sketches with all photos (Q, G), or with those listed (Q, K).
 
         Blocks of photos take turns, in both cases: what depends on a photo alone is then computed
-        once for all the sketches.
+        once for all the sketches. Of identical photos only the first is scored.
         """
-        numbers, wanted, Q = torch.arange(len(self.vectors)), None, len(sketches["retrieval"])
+        originals, Q = self.photos.ties.originals, len(sketches["retrieval"])
+        listed = originals if shortlist is None else originals[shortlist]
+        numbers, column = listed.unique(return_inverse=True)  # (U,), (G,) or (Q, K)
+        wanted = None
         if shortlist is not None:
-            numbers, column = shortlist.cpu().unique(return_inverse=True)  # (U,), (Q, K)
-            wanted = torch.zeros(Q, len(numbers), dtype=torch.bool).scatter_(1, column, True)
-        scores = torch.empty(Q, len(numbers), device=self.device)
+            wanted = torch.zeros(Q, len(numbers), dtype=torch.bool, device=column.device)
+            wanted = wanted.scatter_(1, column, True).cpu()
+        scores = torch.empty(Q, len(numbers), device=self.photos.device)
         sketches = self.score_pairs.prepare(sketches, "sketch")
-        first = 0
-        for photos in self._photos(numbers):
-            block = slice(first, first + len(photos["retrieval"]))
+        for block, others in self.photos.blocks(numbers):
+            photos = others | {"retrieval": self.by_vectors.vectors[numbers[block]]}
             some = None if wanted is None else wanted[:, block]
             scores[:, block] = self._scores_of_block(sketches, photos, some)
-            first = block.stop
         if shortlist is None:
-            return scores
-        return scores.gather(1, column.to(self.device))
+            return scores if len(numbers) == len(originals) else scores[:, column]
+        return scores.gather(1, column)
 
     def _scores_of_block(
         self, sketches: Features, photos: Features, wanted: Tensor | None
@@ -113,67 +185,90 @@ class Scorer:
         if wanted is None:
             scores = self.score_pairs(sketches, prepared)
         else:
-            scores = torch.full(wanted.shape, torch.nan, device=self.device)
+            scores = torch.full(wanted.shape, torch.nan, device=self.photos.device)
             for query, row in enumerate(wanted):
-                some = row.nonzero()[:, 0].to(self.device)
+                some = row.nonzero()[:, 0].to(self.photos.device)
                 if len(some):
                     sketch = {n: tensor[query : query + 1] for n, tensor in sketches.items()}
                     listed = {name: tensor[some] for name, tensor in prepared.items()}
                     scores[query, some] = self.score_pairs(sketch, listed)[0]
         if self.fuse:
-            scores = scores + self.fuse * self._similarity(sketches, photos["retrieval"])
+            scores = (
+                scores + self.fuse * self.by_vectors.method.similarity(sketches, photos).float()
+            )
         return scores
 
-    def _photos(self, numbers: Tensor) -> Iterator[Features]:
-        """Features of these photos (U,), by blocks, on the device."""
-        whole = len(numbers) == len(self.vectors)
-        firsts = range(0, len(numbers), self.block)
-        blocks = [
-            slice(f, f + self.block) if whole else numbers[f : f + self.block] for f in firsts
-        ]
-        return _copied_ahead(map(self._rows, blocks), self.device)
 
-    def _rows(self, block: slice | Tensor) -> Features:
-        """Features of a block of photos, where they are kept."""
-        rows = {name: tensor[_at(tensor, block)] for name, tensor in self.photos.items()}
-        if self.tokens:
-            rows |= self.tokens(torch.arange(len(self.vectors))[block])
-        return rows
+class Reranked:
+    """Puts the `shortlist` photos that ByVectors ranks first into the order of ByPairs.
 
-    def _similarity(self, sketches: Features, vectors: Tensor) -> Tensor:
-        return self.method.similarity(sketches, {"retrieval": vectors}).float()
+    The others stay in the order of the vectors. more: see ByPairs.
+    """
 
-    def _expanded(self, sketches: Features) -> Features:
-        if not self.expand:
-            return sketches
-        vectors = expand_queries(sketches["retrieval"], self.vectors, self.expand)
-        return {**sketches, "retrieval": vectors}
+    reads_pairs = True
 
+    def __init__(self, method: Method, photos: Photos, *, shortlist: int, **more):
+        self.by_pairs = ByPairs(method, photos, **more)
+        self.by_vectors, self.shortlist = self.by_pairs.by_vectors, shortlist
 
-def check_mode(method, mode: str) -> None:
-    """InputError where the method cannot compare that way."""
-    if mode not in MODES:
-        raise InputError(f"mode {mode!r}: choose from {MODES}.")
-    if mode != "sa" and method.pair_scorer is None:
-        raise InputError(f"{method.name} has no pair scores (-r {mode}); use -r sa.")
+    def order(self, sketches: Features) -> Reordered:
+        """As ByVectors.order()."""
+        sketches = self.by_vectors.expanded(sketches)
+        first = self.by_vectors.order_expanded(sketches)
+        shortlist = first.best(self.shortlist).photos  # (Q, K)
+        return Reordered(first, shortlist, self.by_pairs.scores(sketches, shortlist))
+
+    def rank(self, sketches: Features, k: int) -> Ranking:
+        """As ByVectors.rank(); scores behind the shortlist are nan."""
+        sketches = self.by_vectors.expanded(sketches)
+        shortlist = self.by_vectors.rank_expanded(sketches, self.shortlist).photos
+        scores = self.by_pairs.scores(sketches, shortlist)
+        head = ranked(shortlist, scores, self.by_vectors.photos.ties)
+        if k <= shortlist.shape[1]:
+            return head.first(k)
+        return behind(head, self.by_vectors.rank_expanded(sketches, k), k)
 
 
-def _on_gpu_if_they_fit(photos: Features, dtype: torch.dtype, device: torch.device) -> Features:
-    """The gallery's features on the device, its tokens in dtype; on a GPU too small as they are."""
-    if device.type != "cuda":
-        return photos
-    free, _ = torch.cuda.mem_get_info(device)
-    size = sum(tensor.numel() for tensor in photos.values()) * dtype.itemsize
-    if size > SHARE_OF_GPU * free:
-        return photos
-    return {
-        name: tensor if name == "retrieval" else tensor.to(device, dtype)
-        for name, tensor in photos.items()
-    }
+RANKERS = {"sa": ByVectors, "rn": ByPairs, "rerank": Reranked}
+"""Rankers by the names that the option -r gives them."""
+
+Ranker = ByVectors | ByPairs | Reranked
+
+
+def check_pairs(method: Method) -> None:
+    """InputError where a method has no pair scores."""
+    if method.pair_scorer is None:
+        raise InputError(f"{method.name} has no pair scores (-r rn, -r rerank); use -r sa.")
+
+
+def names_read(method: Method, ranker: type[Ranker]) -> tuple[str, ...]:
+    """Names of the features that a ranker reads. InputError where the method lacks them."""
+    if not ranker.reads_pairs:
+        return ("retrieval",)
+    check_pairs(method)
+    return ("retrieval", *method.pair_features)
+
+
+def _sums_of(rows) -> np.ndarray:
+    """Checksums of rows: StoredRows know theirs."""
+    return rows.sums(slice(None)) if hasattr(rows, "sums") else row_sums(rows.cpu().numpy())
+
+
+def _on_device(rows, dtype: torch.dtype, device: torch.device, block: int) -> Tensor:
+    """All rows there, moved by blocks."""
+    moved = torch.empty(rows.shape, dtype=dtype, device=device)
+    for first in range(0, len(rows), block):
+        moved[first : first + block] = rows[first : first + block].to(device)
+    return moved
+
+
+def _at(rows, numbers: Tensor) -> Tensor:
+    """Rows by their numbers, where they lie."""
+    return rows[numbers.to(rows.device) if isinstance(rows, Tensor) else numbers]
 
 
 def _copied_ahead(blocks: Iterable[Features], device: torch.device) -> Iterator[Features]:
-    """The blocks on the device; to a GPU each is copied while the one before is worked on."""
+    """The blocks on the device; to a GPU each is copied while the one before is used."""
     if device.type != "cuda":
         yield from blocks
         return
@@ -192,8 +287,3 @@ def _to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-def _at(tensor: Tensor, numbers: slice | Tensor) -> slice | Tensor:
-    """Numbers of rows as the tensor's device takes them."""
-    return numbers if isinstance(numbers, slice) else numbers.to(tensor.device)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from datasets import SPLITS
-from datasets.drawn import CATEGORIES
-from datasets.synthetic import DESCRIPTION, STANDARD, draw_photo_of, draw_sketch_of
+from datasets.synthetic.benchmark import DESCRIPTION, STANDARD, draw_photo_of, draw_sketch_of
+from datasets.synthetic.drawn import CATEGORIES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"

@@ -9,8 +9,8 @@ import bench
 from benches.plain import plain_network
 from benches.training import LOADER_REPEAT
 from datasets.images import Preprocessing
-from datasets.picture_cache import PictureCache
 from model import build_model
+from training.picture_cache import PictureCache
 from utils.errors import InputError
 from utils.speed import SIDES, median_seconds, operations_of, peak_memory
 

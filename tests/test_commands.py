@@ -77,7 +77,7 @@ def test_the_readme_has_commands_for_every_dataset_and_program():
         "retrieve.py index",
         "retrieve.py search",
         "synthetic",
-        "model.published",
+        "model.zse.published",
         "tu_berlin",
         "Quickdraw",
         "--resume",

@@ -2,7 +2,7 @@
 
 5  every other script of the top level       imports all below; nothing imports it
 4  benches/                                  what bench.py measures
-3  options.py | engine.py | retrieval/       never each other
+3  options.py | training.loop.py | retrieval/       never each other
 2  model/ | datasets/                        never each other
 1  utils/                                    nothing of ours
 
@@ -21,13 +21,13 @@ from datasets import DATASETS
 from model import METHODS
 
 ROOT = Path(__file__).parents[1]
-LEVELS = {"benches": 4, "options": 3, "engine": 3, "retrieval": 3}
+LEVELS = {"benches": 4, "options": 3, "training.loop": 3, "retrieval": 3}
 LEVELS |= {"model": 2, "datasets": 2, "utils": 1}
 SCRIPT = 5
 ROOMS = ("benches", "retrieval", "model", "datasets", "utils")
 METHOD_FILES = {place.split(":")[0] for place in METHODS.values()}
 SOURCE_FILES = {place.split(":")[0] for place in DATASETS.values()}
-ALONE = {"retrieval.metrics", "retrieval.pictures", "retrieval.page"}
+ALONE = {"retrieval.metrics", "report.pictures", "report.page"}
 WITHOUT_TORCH = ("options", "model", "datasets")
 LOAD_TORCH = {"torch", "torchvision", "timm", "safetensors"}
 
@@ -39,10 +39,19 @@ def test_imports_point_down():
 def test_every_file_has_its_place():
     """Nothing of ours escapes the check by lying elsewhere."""
     names = set(_our_sources())
-    assert {"train", "test", "options", "engine", "model.zse", "utils.errors"} <= names
-    drawn = {f"datasets.drawn.{path.stem}" for path in (ROOT / "datasets/drawn").glob("*.py")}
-    assert len(drawn) > 1 and drawn - {"datasets.drawn.__init__"} <= names
-    assert "datasets.drawn" in names
+    assert {
+        "train",
+        "test",
+        "options",
+        "training.loop",
+        "model.zse.method",
+        "utils.errors",
+    } <= names
+    drawn = {
+        f"datasets.synthetic.drawn.{path.stem}" for path in (ROOT / "datasets/drawn").glob("*.py")
+    }
+    assert len(drawn) > 1 and drawn - {"datasets.synthetic.drawn.__init__"} <= names
+    assert "datasets.synthetic.drawn" in names
     folders = {
         path.parent.name
         for path in ROOT.glob("*/*.py")
@@ -70,38 +79,54 @@ def test_tables_load_no_torch_when_run(name):
 @pytest.mark.parametrize(
     ("importer", "line", "imported"),
     [
-        ("utils.logs", "import model.zse", "model.zse"),
+        ("utils.logs", "import model.zse.method", "model.zse.method"),
         ("utils.logs", "import options", "options"),
-        ("model.zse", "from datasets.benchmark import Benchmark", "datasets.benchmark"),
-        ("model.zse", "from retrieval import ranking", "retrieval.ranking"),
+        ("model.zse.method", "from datasets.benchmark import Benchmark", "datasets.benchmark"),
+        ("model.zse.method", "from retrieval import ranking", "retrieval.ranking"),
         ("datasets.images", "def f():\n    from model import METHODS", "model"),
-        ("retrieval.evaluate", "import engine", "engine"),
-        ("engine", "from retrieval.evaluate import evaluate", "retrieval.evaluate"),
-        ("engine", "import options", "options"),
-        ("options", "import engine", "engine"),
+        ("retrieval.evaluate", "import training.loop", "training.loop"),
+        ("training.loop", "from retrieval.evaluate import evaluate", "retrieval.evaluate"),
+        ("training.loop", "import options", "options"),
+        ("options", "import training.loop", "training.loop"),
         ("options", "import train", "train"),
         ("train", "from test import main", "test"),
         ("test", "import train as other", "train"),
         ("retrieval.metrics", "from utils.errors import InputError", "utils.errors"),
         ("retrieval.metrics", "from retrieval.ranking import rank", "retrieval.ranking"),
         ("retrieval.metrics", "from . import ranking", "retrieval.ranking"),
-        ("model.tvt", "from model.zse import ZSE", "model.zse"),
-        ("model.tvt", "from model import zse", "model.zse"),
-        ("model.tvt", "from .zse import ZSE", "model.zse"),
+        ("model.tvt", "from model.zse.method import ZSE", "model.zse.method"),
+        ("model.tvt", "from model import zse", "model.zse.method"),
+        ("model.tvt", "from .zse import ZSE", "model.zse.method"),
         ("datasets.folder", "import datasets.zeroshot", "datasets.zeroshot"),
-        ("datasets.synthetic", "from datasets.zeroshot import SKETCHY", "datasets.zeroshot"),
-        ("datasets.zeroshot", "from datasets import synthetic", "datasets.synthetic"),
-        ("datasets.drawn.photo", "from model import METHODS", "model"),
-        ("datasets.drawn", "from retrieval import pictures", "retrieval.pictures"),
-        ("datasets.drawn.photo", "from datasets.zeroshot import SKETCHY", "datasets.zeroshot"),
-        ("datasets.drawn.photo", "from .. import synthetic", "datasets.synthetic"),
-        ("datasets.drawn", "from ..layout import Layout", "datasets.layout"),
-        ("model.zse", "from datasets.drawn import shapes", "datasets.drawn.shapes"),
+        (
+            "datasets.synthetic.benchmark",
+            "from datasets.zeroshot import SKETCHY",
+            "datasets.zeroshot",
+        ),
+        ("datasets.zeroshot", "from datasets import synthetic", "datasets.synthetic.benchmark"),
+        ("datasets.synthetic.drawn.photo", "from model import METHODS", "model"),
+        ("datasets.synthetic.drawn", "from retrieval import pictures", "report.pictures"),
+        (
+            "datasets.synthetic.drawn.photo",
+            "from datasets.zeroshot import SKETCHY",
+            "datasets.zeroshot",
+        ),
+        (
+            "datasets.synthetic.drawn.photo",
+            "from .. import synthetic",
+            "datasets.synthetic.benchmark",
+        ),
+        ("datasets.synthetic.drawn", "from ..layout import Layout", "datasets.layout"),
+        (
+            "model.zse.method",
+            "from datasets.synthetic.drawn import shapes",
+            "datasets.synthetic.drawn.shapes",
+        ),
     ],
 )
 def test_a_planted_breach_is_caught(importer, line, imported):
-    methods = {"model.zse", "model.tvt"}
-    sources = {"datasets.zeroshot", "datasets.synthetic", "datasets.folder"}
+    methods = {"model.zse.method", "model.tvt"}
+    sources = {"datasets.zeroshot", "datasets.synthetic.benchmark", "datasets.folder"}
     planted = {**_our_sources(), importer: line}
     found = breaches(planted, methods, sources)
     assert found == [f"{importer} imports {imported}"]
@@ -110,14 +135,26 @@ def test_a_planted_breach_is_caught(importer, line, imported):
 @pytest.mark.parametrize(
     ("importer", "line"),
     [
-        ("train", "import engine, options, retrieval.evaluate, model.zse, utils.logs"),
-        ("retrieval.evaluate", "from retrieval.ranking import rank\nimport model.zse"),
+        (
+            "train",
+            "import training.loop, options, retrieval.evaluate, model.zse.method, utils.logs",
+        ),
+        ("retrieval.evaluate", "from retrieval.ranking import rank\nimport model.zse.method"),
         ("options", "from datasets import DATASETS\nfrom model import METHODS"),
-        ("model.zse", "from model.tokenizer import Tokenizer\nimport torch, timm"),
+        ("model.zse.method", "from model.zse.tokenizer import Tokenizer\nimport torch, timm"),
         ("retrieval.metrics", "import numpy"),
-        ("datasets.synthetic", "from datasets.drawn.pose import Pose\nimport datasets.layout"),
-        ("datasets.drawn", "from . import shapes\nfrom datasets.drawn import living"),
-        ("datasets.drawn.living", "from .shapes import Part\nfrom utils.errors import InputError"),
+        (
+            "datasets.synthetic.benchmark",
+            "from datasets.synthetic.drawn.pose import Pose\nimport datasets.layout",
+        ),
+        (
+            "datasets.synthetic.drawn",
+            "from . import shapes\nfrom datasets.synthetic.drawn import living",
+        ),
+        (
+            "datasets.synthetic.drawn.living",
+            "from .shapes import Part\nfrom utils.errors import InputError",
+        ),
         ("utils.logs", "from utils.errors import InputError\nfrom .errors import InputError"),
     ],
 )
@@ -219,7 +256,7 @@ def _is_folder(name: str, sources: Mapping[str, str]) -> bool:
 
 
 def _inner_folder(name: str, sources: Mapping[str, str]) -> str | None:
-    """The folder inside a room to which a module belongs, as datasets.drawn; None: the room."""
+    """The folder inside a room to which a module belongs, as datasets.synthetic.drawn; None: the room."""
     inner = ".".join(name.split(".")[:2])
     return inner if "." in inner and _is_folder(inner, sources) else None
 

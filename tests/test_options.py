@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import options
-from model.recipes import RECIPES
+from model.zse.settings import RECIPES
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"train.py": options.train_options, "test.py": options.test_options}
@@ -621,10 +621,10 @@ def test_settings_of_the_draws():
 
 def test_choices_are_the_tables_of_the_code(monkeypatch):
     """options.py, which loads no torch, has to write them out once more."""
-    from datasets.augment import AUGMENTATIONS
-    from datasets.batches import BATCHES
-    from model.relation import DOWNSAMPLING
-    from model.zse import RELATION_LOSSES
+    from model.zse.method import RELATION_LOSSES
+    from model.zse.relation import DOWNSAMPLING
+    from training.augment import AUGMENTATIONS
+    from training.batches import BATCHES
     from utils.precision import AMP
 
     parser = _parser(lambda: options.train_options([]), monkeypatch)

@@ -24,11 +24,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 import options
 from datasets import load_benchmark
-from datasets.batches import EpochSampler, build_batches
+from training.batches import EpochSampler, build_batches
 from datasets.images import Preprocessing
-from engine import losses_of, on_device
+from training.loop import losses_of, on_device
 from model import build_model
-from utils.distributed import init_processes, is_main, leave_processes, rank, world_size
+from utils.distributed import init_processes, leave_processes
+from utils.world import is_main, rank, world_size
 
 file, *words = sys.argv[1:]
 args = options.train_options(words)

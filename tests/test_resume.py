@@ -23,7 +23,7 @@ from training_runs import (
 )
 
 import train
-from model.recipes import RECIPES
+from model.zse.settings import RECIPES
 from options import RESULT_OPTIONS, VALIDATION_OPTIONS
 from utils.checkpoints import load_file
 from utils.errors import InputError

@@ -21,9 +21,9 @@ import test
 from datasets import load_benchmark
 from datasets.images import Preprocessing
 from model import build_model
-from model.published import to_published
+from model.zse.published import to_published
+from report.pictures import Ranking, draw_sheet
 from retrieval import pictures
-from retrieval.pictures import Ranking, draw_sheet
 from utils.checkpoints import save_atomically
 from utils.errors import InputError
 
@@ -260,7 +260,7 @@ from pathlib import Path
 
 import test
 from datasets.images import Preprocessing
-from model.zse import ZSE
+from model.zse.method import ZSE
 from utils.errors import InputError
 
 folder, prepare, encode = Path(sys.argv[1]), Preprocessing.__call__, ZSE.encode

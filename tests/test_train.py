@@ -17,8 +17,8 @@ import test
 from datasets import load_benchmark
 from datasets.images import Preprocessing
 from model import load_model
-from model.recipes import RECIPES
-from model.zse import ZSE
+from model.zse.method import ZSE
+from model.zse.settings import RECIPES
 from options import evaluation_settings, train_options
 from retrieval.evaluate import evaluate
 from utils import precision

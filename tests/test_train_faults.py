@@ -16,7 +16,7 @@ from training_runs import assert_equal, assert_same_state, before_step, lines, r
 import datasets.images
 import train
 import utils.checkpoints
-from model.zse import ZSE
+from model.zse.method import ZSE
 from utils import run_folder
 from utils.checkpoints import load_file
 from utils.errors import InputError

@@ -1,91 +1,76 @@
-"""Scalars for TensorBoard.
+"""Scalars for TensorBoard."""
 
-torch's SummaryWriter writes in a thread of its own, which a full disk ends with a traceback and
-for good; here the same events are written by who has them, and wait while the disk refuses.
-"""
-
-import os
-import socket
-import time
-from collections import deque
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.files import append_whole, reason
+from utils.files import reason
 from utils.logs import log
-
-PENDING_EVENTS = 10_000  # that the disk has not taken
 
 
 class Board:
     """Curves in a folder that `tensorboard --logdir` shows.
 
-    first_step: where a run begins or goes on: what an earlier one wrote of later steps is hidden.
-    Raises InputError where TensorBoard is not installed. Nothing else: a disk that refuses is a
-    warning, and the events wait for the next call; of more than PENDING_EVENTS the oldest are lost.
+    first_step: the step after which this run adds points; later points of former runs are hidden.
+    Raises InputError where TensorBoard is not installed. A disk that refuses ends the board with
+    one warning.
     """
 
     def __init__(self, folder: Path, first_step: int = 0):
         try:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
                 "--tensorboard needs the package tensorboard: pip install tensorboard"
             ) from error
         self.folder = folder
-        # Readers take the files of a folder in the order of their names.
-        place = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._file = folder / f"events.out.tfevents.{place}"
-        self._refusal: str | None = None  # why the disk refused last
-        start = SessionLog(status=SessionLog.START)
-        purge = Event(step=first_step + 1, session_log=start)  # hides steps from this one on
-        self._pending = deque([self._record(purge)], maxlen=PENDING_EVENTS)
+        self._writer = None
+        with self._ended_by_refusal():
+            self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """One point more for each curve. step: of the whole training. values: by curve's name."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._pending.append(self._record(Event(step=step, summary=Summary(value=scalars))))
-        self._write()
+        """Add a point to each curve. step: of the whole training. values: by the curve's name."""
+        with self._ended_by_refusal():
+            for name, value in values.items():
+                self._call(lambda w, n=name, v=value: w.add_scalar(n, v, step))
+            self._call(lambda writer: writer.flush())
 
     def close(self) -> None:
-        """Give what the disk has not taken a last try."""
-        if self._pending:
-            self._write()
+        """Write what is not on the disk yet."""
+        with self._ended_by_refusal():
+            self._call(lambda writer: writer.close())
 
-    def _record(self, event) -> bytes:
-        """An event as it stands in a file, with the time of now."""
-        from io import BytesIO
+    def _call(self, act: Callable) -> None:
+        if self._writer is not None:
+            with _no_traceback_of_its_thread():
+                act(self._writer)
 
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        event.wall_time = time.time()
-        record = BytesIO()
-        RecordWriter(record).write(event.SerializeToString())
-        return record.getvalue()
-
-    def _write(self) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
+    @contextmanager
+    def _ended_by_refusal(self) -> Iterator[None]:
         try:
-            self.folder.mkdir(exist_ok=True)
-            begun = self._file.exists() and self._file.stat().st_size > 0
-            header = b"" if begun else self._record(Event(file_version="brain.Event:2"))
-            append_whole(self._file, header + b"".join(self._pending))
+            yield
         except OSError as error:
-            if reason(error) != self._refusal:
-                log.warning(
-                    "%s: TensorBoard's curves cannot be written (%s). Training goes on, and they "
-                    "wait in memory.",
-                    self.folder,
-                    reason(error),
-                )
-            self._refusal = reason(error)
-            return
-        self._pending.clear()
-        if self._refusal:
-            log.info("%s: TensorBoard's curves are written again.", self.folder)
-        self._refusal = None
+            self._writer = None
+            log.warning(
+                "%s: TensorBoard's curves cannot be written (%s) and end here. Training goes on.",
+                self.folder,
+                reason(error),
+            )
+
+
+@contextmanager
+def _no_traceback_of_its_thread() -> Iterator[None]:
+    """TensorBoard writes in a thread, whose errors also come back from the next call."""
+    former = threading.excepthook
+
+    def report(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            former(arguments)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = former

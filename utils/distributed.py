@@ -1,6 +1,8 @@
-"""Rank, world size and device as torchrun gives them; one process is a world of one."""
+"""The device, and what processes share; one process is a world of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -8,21 +10,25 @@ import torch.distributed as dist
 
 from utils.errors import InputError
 from utils.logs import log
+from utils.memory import keep_freed_memory
+from utils.world import is_main, rank, world_size
 
 
-def world_size() -> int:
-    """Number of processes."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+@contextmanager
+def running_on(choice: str) -> Iterator[torch.device]:
+    """The device that -c names, with this process joined to the others until the end.
 
-
-def rank() -> int:
-    """Number of this process, from 0."""
-    return int(os.environ.get("RANK", 0))
-
-
-def is_main() -> bool:
-    """Whether this is the process that prints and writes files."""
-    return rank() == 0
+    On CPUs, freed memory is kept from here on (utils/memory.py). Raises the InputError of
+    choose_device.
+    """
+    device = choose_device(choice)
+    if device.type == "cpu":
+        keep_freed_memory()
+    init_processes(device)
+    try:
+        yield device
+    finally:
+        leave_processes()
 
 
 def init_processes(device: torch.device) -> None:
@@ -52,7 +58,7 @@ def wait_for_all() -> None:
 
 
 def any_process(*flags: bool) -> list[bool]:
-    """Whether each flag is up in any process; all must ask at the same point."""
+    """Whether each flag is True in any process; all must call this at the same point."""
     if not dist.is_initialized():
         return list(flags)
     shared = torch.tensor(flags, dtype=torch.uint8)  # on the CPU: no GPU has to be waited for
@@ -70,7 +76,7 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(content: object) -> list:
-    """What every process brings, by rank; any object that can be pickled."""
+    """The objects of all processes, by rank; any that can be pickled."""
     if not dist.is_initialized():
         return [content]
     gathered: list = [None] * world_size()
@@ -79,15 +85,15 @@ def gather_objects(content: object) -> list:
 
 
 def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The rows that every process brings, by rank, in every process: (R, ...) -> (world R, ...).
+    """The rows of all processes, by rank, in every process: (R, ...) -> (world R, ...).
 
-    Differentiable: gradients go back to whoever brought a row. All bring equally many.
+    Differentiable: the gradient of a row goes back to its process. All have equally many rows.
     """
     return _GatheredRows.apply(tensor) if dist.is_initialized() else tensor
 
 
 def from_main(content: object) -> object:
-    """What the first process brings, in every process; any object that can be pickled."""
+    """The object of the first process, in every process; any that can be pickled."""
     if not dist.is_initialized():
         return content
     brought = [content]

@@ -1,5 +1,6 @@
 """Files written whole or not at all, whatever the disk does meanwhile."""
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -8,6 +9,8 @@ from typing import BinaryIO
 
 TEMPORARY = r"\.\d+\.tmp"
 """How the names end that written_whole() writes under, as a regular expression."""
+
+WITHOUT_RESERVING = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of the file system
 
 
 @contextmanager
@@ -57,6 +60,23 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             start = "" if file.read() in (b"", b"\n") else "\n"
     append_whole(path, (start + "".join(f"{line}\n" for line in lines)).encode())
+
+
+def reserve(file: BinaryIO, first: int, size: int) -> None:
+    """Have the disk set aside `size` bytes of a file from `first` on: it refuses now or not at all.
+
+    Raises OSError where there is no room. File systems that cannot do this only see a longer file.
+    """
+    if size <= 0:
+        return
+    try:
+        os.posix_fallocate(file.fileno(), first, size)
+    except AttributeError:  # a system without it
+        file.truncate(first + size)
+    except OSError as error:
+        if error.errno not in WITHOUT_RESERVING:
+            raise
+        file.truncate(first + size)
 
 
 def reason(error: BaseException) -> str:

@@ -25,7 +25,8 @@ class RunFolder:
     """A run's checkpoints, options, metrics and log.
 
     writes: whether this process is the one that writes; in the others of a run, calls do nothing.
-    From open() to close() no other run can open the folder.
+    From open() to close() no other run can open the folder; `with folder.open(...)` closes it.
+    unsaved (attribute): checkpoints that the disk has refused, by name.
     """
 
     def __init__(self, path: Path, writes: bool):
@@ -33,16 +34,17 @@ class RunFolder:
         self.writes = writes
         self._lock = RunLock(path)
         self._pending: deque[str] = deque(maxlen=PENDING_LINES)
-        self._refusals: dict[str, str] = {}  # file name -> what was said when it was refused last
+        self._refusals: dict[str, str] = {}  # file name -> the warning when it was refused last
+        self.unsaved: dict[str, dict] = {}
 
-    def open(self, resume: bool) -> None:
-        """Make the folder, keep other runs out, and clear away what killed ones left half written.
+    def open(self, resume: bool) -> "RunFolder":
+        """Make the folder, keep other runs out, and remove the torn files of killed ones.
 
         Raises InputError where it holds a run, or none to resume, or another run writes there.
         """
         self._check(resume)
         if not self.writes:
-            return
+            return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take()
@@ -56,12 +58,19 @@ class RunFolder:
         except InputError:
             self.close()
             raise
+        return self
 
     def close(self) -> None:
-        """Let other runs in. What the disk has not taken of the metrics gets a last try."""
+        """Let other runs in. Try once more to write the metrics that the disk has refused."""
         if self._pending:
             self._write_pending()
         self._lock.release()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     @property
     def log(self) -> Path | None:
@@ -69,7 +78,7 @@ class RunFolder:
         return self.path / LOG if self.writes else None
 
     def describe(self, name: str, content: dict) -> None:
-        """Write down as JSON what is about to be trained, and how. Raises InputError."""
+        """Write a description of the run as JSON. Raises InputError."""
         if not self.writes:
             return
         try:
@@ -79,25 +88,39 @@ class RunFolder:
             raise _refused(self.path / name, error) from error
 
     def save(self, name: str, checkpoint: dict) -> bool:
-        """Write a checkpoint, whole or not at all; whether it is written.
+        """Write a checkpoint, whole or not at all; whether it is on the disk.
 
-        A disk that refuses is a warning, once for each reason. True where others write.
+        A disk that refuses is a warning, once for each reason; the checkpoint is then kept in
+        `unsaved` until one of this name is written. True in processes that do not write.
         """
-        return self._save(name, checkpoint, "Training goes on and tries again at the next save")
+        again = "Training goes on and tries again at the next save"
+        written = self._save(name, checkpoint, again)
+        if not written:
+            # Training goes on with the tensors of a best checkpoint; the last one is made anew.
+            self.unsaved[name] = _copied(checkpoint) if name == BEST else checkpoint
+            return False
+        self.unsaved.pop(name, None)
+        for other in list(self.unsaved):
+            if self._save(other, self.unsaved[other], again):
+                del self.unsaved[other]
+        return True
 
-    def save_at_last(self, name: str, checkpoint: dict, give_up: Callable[[], bool]) -> bool:
-        """Save what a training ends with, as often as it takes; whether it is written.
+    def save_rest(self, give_up: Callable[[], bool]) -> None:
+        """Save what is unsaved at the end of a training, however many attempts it takes.
 
-        give_up: asked every second between attempts; True ends them.
+        give_up: called every second between attempts; True ends them with an InputError.
         """
         again = f"It is the end of a training: tries again every {RETRY_SECONDS} s until Ctrl-C"
-        while not self._save(name, checkpoint, again):
-            for _ in range(RETRY_SECONDS):
-                if give_up():
-                    log.warning("%s was not written: given up.", self.path / name)
-                    return False
-                time.sleep(1)
-        return True
+        for name in list(self.unsaved):
+            while not self._save(name, self.unsaved[name], again):
+                for _ in range(RETRY_SECONDS):
+                    if give_up():
+                        raise InputError(
+                            f"{self.path / name}: was not written; the end of the training is not "
+                            "in it."
+                        )
+                    time.sleep(1)
+            del self.unsaved[name]
 
     def add_metrics(self, line: dict) -> None:
         """Append to the metrics, which have one JSON object a line.
@@ -128,10 +151,11 @@ class RunFolder:
         except OSError as error:
             raise _refused(path, error) from error
 
-    def finish(self) -> None:
-        """Draw the curves of a finished training. A failure is a warning."""
-        from utils.curves import draw_curves
+    def draw(self, draw_curves: Callable[[Path, Path, str], None]) -> None:
+        """Draw the metrics as a picture. A failure is a warning.
 
+        draw_curves: takes the file of metrics, that of the picture, and a title.
+        """
         if not self.writes:
             return
         try:
@@ -180,18 +204,18 @@ class RunFolder:
             self._pending.clear()
 
     def _attempt(self, path: Path, write: Callable[[], object], again: str) -> bool:
-        """Write a file; where the disk refuses, say so, but not twice in a row the same.
+        """Write a file, or warn that the disk refuses, once for each reason.
 
-        again: what happens next, a sentence without its stop.
+        again: what happens next, a sentence without its full stop.
         """
         try:
             self._make_ready()
             write()
         except (OSError, InputError) as error:
-            said = f"{reason(error)}). {again}"
-            if self._refusals.get(path.name) != said:
-                log.warning("%s cannot be written (%s.", path, said)
-            self._refusals[path.name] = said
+            warning = f"{reason(error)}). {again}"
+            if self._refusals.get(path.name) != warning:
+                log.warning("%s cannot be written (%s.", path, warning)
+            self._refusals[path.name] = warning
             return False
         if self._refusals.pop(path.name, None):
             log.info("%s is written again.", path)
@@ -203,6 +227,12 @@ def _refused(path: Path, error: OSError) -> InputError:
         f"{path}: cannot be written ({reason(error)}). Is there space left, and may you write "
         "there?"
     )
+
+
+def _copied(checkpoint: dict) -> dict:
+    """The same with weights that training does not change."""
+    weights = {name: tensor.cpu().clone() for name, tensor in checkpoint["model"].items()}
+    return {**checkpoint, "model": weights}
 
 
 def _is_done(line: bytes, epoch: int, step: int) -> bool:

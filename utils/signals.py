@@ -20,7 +20,7 @@ class StopSignals:
             signal.signal(number, self._note)
 
     @property
-    def asked(self) -> bool:
+    def received(self) -> bool:
         """Whether a signal came."""
         return self.number is not None
 
@@ -29,14 +29,14 @@ class StopSignals:
         """Within: a signal, also one noted before, raises KeyboardInterrupt."""
         self._at_once = True
         try:
-            if self.asked:
+            if self.received:
                 raise KeyboardInterrupt
             yield
         finally:
             self._at_once = False
 
     def _note(self, number: int, frame: object) -> None:
-        second = self.asked
+        second = self.received
         self.number = self.number or number
         if second or self._at_once:
             raise KeyboardInterrupt

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 from sample_data import shared_file
 
-from datasets.drawn import CATEGORIES
 from datasets.images import Preprocessing, open_image
 from datasets.pencil import cleaned, looks_photographed, ready_sketch, without_shading
-from datasets.synthetic import draw_sketch_of
+from datasets.synthetic.benchmark import draw_sketch_of
+from datasets.synthetic.drawn import CATEGORIES
 from utils.errors import InputError
 
 SIDE = 400

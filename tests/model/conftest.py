@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from model import build_model
-from model.published import to_published
+from model.zse.published import to_published
 
 
 @pytest.fixture

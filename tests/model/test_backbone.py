@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from model import build_model
-from model.published import to_published
+from model.zse.published import to_published
 from utils.errors import InputError
 
 

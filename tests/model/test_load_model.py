@@ -10,7 +10,7 @@ import torch
 
 from model import checkpoint_of as content_of
 from model import load_model
-from model.published import UNUSED, to_theirs
+from model.zse.published import UNUSED, to_theirs
 from utils.errors import InputError
 
 SMALL = {"vit": "test_vit"}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from saved_tensors import Kept
 
-from datasets.batches import BATCHES
 from datasets.images import Preprocessing
 from model import METHODS, build_model, load_model
 from model.method import Method
+from training.batches import BATCHES
 from utils.errors import InputError
 
 SMALL = {

@@ -11,7 +11,7 @@ import timm
 import torch
 
 from model import build_model
-from model.pretrained import load_pretrained
+from model.backbone import load_pretrained
 from utils.errors import InputError
 
 VIT = "vit_tiny_patch16_224"

@@ -9,10 +9,10 @@ import pytest
 import torch
 from fakes import FakeMethod, image_list, on_disk, picture
 from filelock import FileLock
-
-from retrieval import cache as cache_module
 from retrieval.cache import INDEX
 from retrieval.features import Encoder
+
+from retrieval import cache as cache_module
 from utils.errors import InputError
 
 NAMES = ("retrieval", "tokens")

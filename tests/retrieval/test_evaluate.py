@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from fakes import image_list, picture
+from retrieval.judge import KEPT, PER_QUERY
 
 from retrieval import evaluate as evaluate_module
 from retrieval.evaluate import CHECKED, evaluate
 from retrieval.expansion import expand_gallery, expand_queries
-from retrieval.judge import KEPT, PER_QUERY
 from retrieval.metrics import interpolated_average_precision
 from retrieval.scoring import MODES
 from utils.errors import InputError

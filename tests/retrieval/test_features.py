@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeMethod, World, image_list, on_disk, picture
+from retrieval.features import Encoder, fingerprint
 
 from retrieval import cache as cache_module
 from retrieval import features as features_module
-from retrieval.features import Encoder, fingerprint
 from utils.errors import InputError
 
 CPU = torch.device("cpu")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from fakes import FakeMethod, picture
 from filelock import FileLock
+from retrieval.features import Encoder
+from retrieval.rows import GALLERY, JOURNAL, LOCK
 
 from datasets.unlabelled import folder_images, image_list
 from model.method import Method
 from retrieval import building
 from retrieval.building import build_gallery
 from retrieval.evaluate import evaluate
-from retrieval.features import Encoder
 from retrieval.gallery import Gallery
-from retrieval.rows import GALLERY, JOURNAL, LOCK
 from retrieval.scoring import MODES
 from utils.errors import InputError
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeMethod, image_list, on_disk, picture
+from retrieval.features import Encoder
 
 from retrieval.evaluate import evaluate
-from retrieval.features import Encoder
 from retrieval.scoring import MODES
 from utils.precision import DTYPES
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeMethod, World, image_list, on_disk, picture
+from retrieval.interrupted import Interrupted, Scored
 
 from retrieval import interrupted as interrupted_module
 from retrieval.evaluate import Evaluation, evaluate
-from retrieval.interrupted import Interrupted, Scored
 
 QUERY_TARGETS = [0, 1, 2, 0, 1, 2, 2]
 GALLERY_TARGETS = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]

@@ -1,0 +1,1 @@
+"""From results to pictures, pages and files that people read."""

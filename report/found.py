@@ -1,0 +1,149 @@
+"""What a search found: ranking.json, a strip a sketch, and the page."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from datasets.images import on_white, open_image
+from report.page import Photo, Section, write_page
+from report.pictures import Strip, draw_sheet, save_picture
+from retrieval.gallery import Answer, Gallery
+from utils.errors import InputError
+from utils.files import reason
+from utils.logs import log, write_json
+
+RANKING, PAGE, STRIPS = "ranking.json", "index.html", "strips"
+SHOWN, IN_PAGE = 50, 2000  # photos of a sketch, of all sketches, in pictures and page
+THUMBNAIL, QUALITY = 192, 80  # px, of JPEG
+IN_A_LINE = 10  # photos of a strip
+LONGEST = 60  # letters of a sketch's name in that of its strip
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to a sketch.
+
+    file: its name. image: as it was encoded. note: a sentence about what was done to it, or "".
+    """
+
+    file: Path
+    image: Image.Image
+    note: str
+    answer: Answer
+
+    @property
+    def milliseconds(self) -> float:
+        """Its share of the time to encode and to compare."""
+        return sum(self.answer.milliseconds.values())
+
+    def best(self, count: int) -> list[tuple[str, str]]:
+        """Paths and scores, as text, of the closest photos."""
+        pairs = zip(self.answer.photos[:count], self.answer.scores, strict=False)
+        return [(path, _shown(score)) for path, score in pairs]
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the folder of results. Raises InputError where that cannot be."""
+    try:
+        (out / STRIPS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made ({reason(error)}).") from error
+
+
+def write_found(
+    out: Path, gallery: Gallery, found: Sequence[Found], content: Mapping, compared_by: str
+) -> dict[str, Path]:
+    """Write all results of a search into a folder; the files by what they are.
+
+    content: more of ranking.json. compared_by: how, in words. Raises InputError where the disk
+    refuses.
+    """
+    try:
+        write_json(out / RANKING, _ranking(gallery, found, content))
+        most = min(SHOWN, max(1, IN_PAGE // len(found)))
+        if most < len(found[0].answer.photos):
+            log.info("pictures and page show the first %d photos of each sketch.", most)
+        taken = sum(one.milliseconds for one in found) / len(found)
+        facts = {
+            "gallery": f"{gallery.folder.name}, {len(gallery):,} photos",
+            "compared by": f"{compared_by}; index: {gallery.kind}",
+            "a sketch took": f"{taken:,.1f} ms",
+            "fingerprint of the weights": gallery.encoder.weights,
+        }
+        title = f"{len(found)} sketches" if len(found) > 1 else f"Sketch {found[0].file.name}"
+        sections = _sections(out / STRIPS, gallery, found, most)
+        write_page(out / PAGE, f"{title}: photos found", facts, sections, len(found))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({reason(error)}).") from error
+    return {"ranking": out / RANKING, "pictures": out / STRIPS, "page": out / PAGE}
+
+
+def _ranking(gallery: Gallery, found: Sequence[Found], content: Mapping) -> dict:
+    """What a program may want to know of a search."""
+    counts = {"photos": len(gallery), "sketches": len(found), "skipped": len(content["skipped"])}
+    return {
+        "gallery": str(gallery.folder),
+        "photos": str(gallery.root),
+        "fingerprint": gallery.encoder.weights,
+        "index": gallery.content["index"],
+        "counts": counts,
+        **content,
+        "rankings": [
+            {
+                "sketch": str(one.file),
+                "done": one.note,
+                "milliseconds": one.answer.milliseconds,
+                "paths": one.answer.photos,
+                "scores": [None if math.isnan(score) else score for score in one.answer.scores],
+            }
+            for one in found
+        ],
+    }
+
+
+def _sections(
+    strips: Path, gallery: Gallery, found: Sequence[Found], most: int
+) -> Iterator[Section]:
+    """Sections of the page, one at a time; each sketch's strip is written on the way."""
+
+    @lru_cache(maxsize=2 * IN_PAGE)
+    def thumbnail(path: str) -> bytes | None:
+        try:
+            return _jpeg(on_white(open_image(gallery.root / path)))
+        except InputError:  # it has gone since the gallery was built
+            return None
+
+    digits, see = len(str(len(found))), gallery.encoder.preprocessing.levels
+    for number, one in enumerate(found, 1):
+        seen = Image.fromarray(see(one.image, "sketch").permute(1, 2, 0).numpy())
+        given = one.image if one.file.suffix.lower() == ".svg" else open_image(one.file)
+        photos = [Photo(path, score, thumbnail(path)) for path, score in one.best(most)]
+        drawn = [photo for photo in photos if photo.jpeg][:IN_A_LINE]
+        strip = Strip(
+            query=seen,
+            query_name=one.file.stem,
+            photos=[Image.open(BytesIO(photo.jpeg)) for photo in drawn],
+            photo_names=[Path(photo.path).name for photo in drawn],
+        )
+        title = f"{one.file.name}: the first {len(drawn)} of {len(gallery):,}"
+        name = f"{number:0{digits}}_{one.file.stem[:LONGEST]}.png"
+        save_picture(draw_sheet([strip], title), strips / name)
+        yield Section(str(one.file), one.note, _jpeg(on_white(given)), _jpeg(seen), photos)
+
+
+def _shown(score: float) -> str:
+    return "not scored" if math.isnan(score) else f"{score:.3f}"
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    """A small JPEG of an RGB image."""
+    image = image.copy()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = BytesIO()
+    image.save(file, format="JPEG", quality=QUALITY, optimize=True)
+    return file.getvalue()

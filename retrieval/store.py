@@ -1,0 +1,339 @@
+"""FeatureStore: rows of features on disk, by the files that they were made from.
+
+Encoded once, an image is not encoded again while its file stays as it is: neither by the next test
+nor after a stop nor for a gallery. A folder holds a file of rows for each feature, and
+entries.N.jsonl: a header, then a line a block of images with their names, states of files, places
+and checksums of rows. Rows and lines are only appended, lines after their rows; N counts rewritings
+of all.
+"""
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from utils.checksums import row_sums
+from utils.errors import InputError
+from utils.files import reserve
+from utils.lines import append_line, read_lines, write_lines
+
+FORMAT = 2
+ENTRIES = re.compile(r"entries\.(\d+)\.jsonl")
+MOST_DEAD = 0.25  # share of rows without an image, before all rows are written anew
+COPIED = 1024  # rows at a time
+
+State = list[int]
+"""Size in bytes and modification time in ns of a file; empty where there is none."""
+
+
+class DamagedError(InputError):
+    """A file of a store is not as it was written."""
+
+
+class FeatureStore:
+    """Features of images in a folder, which other programs may read while one writes.
+
+    key: all that rows depend on besides the image, as plain values. types: numpy's name of the type
+    of each feature's rows. snapshot: generation and number of lines to read; None: all of the
+    newest. Opening writes nothing; what has another key, or is damaged, counts as absent.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping,
+        types: Mapping[str, str],
+        snapshot: tuple[int, int] | None = None,
+    ):
+        self.folder, self.key, self.types = folder, dict(key), dict(types)
+        self._lock = FileLock(folder / "writer.lock")
+        self._read(*(snapshot or (None, None)))
+
+    @property
+    def snapshot(self) -> tuple[int, int]:
+        """What is there now: see the constructor."""
+        return self.generation, self.lines
+
+    # ---- what is there
+
+    def known(
+        self, names: Sequence[str], states: Sequence[State], features: Sequence[str]
+    ) -> np.ndarray:
+        """Of which images there is all: the features, or why the file in this state is unreadable.
+
+        Booleans (len(names),).
+        """
+        found = np.zeros(len(names), dtype=bool)
+        for place, (name, state) in enumerate(zip(names, states, strict=True)):
+            number = self._numbers.get(name)
+            if number is not None and self._states[number] == list(state):
+                rows = (self._rows[feature][number] for feature in features)
+                found[place] = number in self._faults or all(row >= 0 for row in rows)
+        return found
+
+    def fault(self, name: str) -> str | None:
+        """Why the file of this known image is unreadable; None: it is not."""
+        return self._faults.get(self._numbers[name])
+
+    def read(self, feature: str, names: Sequence[str]) -> np.ndarray:
+        """The rows of known, readable images: (len(names), ...). Raises DamagedError."""
+        numbers = [self._numbers[name] for name in names]
+        rows = np.array([self._rows[feature][number] for number in numbers], dtype=np.int64)
+        content = self._content(feature, rows)
+        damaged = np.flatnonzero(row_sums(content) != self.sums(feature, names))
+        if len(damaged):
+            raise DamagedError(
+                f"{self._file(feature)}: the row of {names[damaged[0]]} is damaged, and "
+                f"{len(damaged) - 1} more. Remove {self.folder} and run the same command again."
+            )
+        return content
+
+    def sums(self, feature: str, names: Sequence[str]) -> np.ndarray:
+        """The checksums of the rows of known, readable images: (len(names),) uint64."""
+        sums = [self._sums[feature][self._numbers[name]] for name in names]
+        return np.array(sums, dtype=np.uint64)
+
+    def states(self) -> dict[str, State]:
+        """The states of all files, by name."""
+        return {name: self._states[number] for name, number in self._numbers.items()}
+
+    def bytes_of_row(self, feature: str) -> int:
+        """The size of a row on disk."""
+        return math.prod(self.shapes[feature]) * np.dtype(self.types[feature]).itemsize
+
+    # ---- writing
+
+    def start_writing(self, timeout: float = 0.0) -> None:
+        """Keep other writers out, and go on from what is there.
+
+        timeout: seconds to wait for another writer. Raises OSError where there is one, and where
+        the disk refuses.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=timeout)
+        except Timeout as error:
+            raise OSError("another program is writing there") from error
+        except NotImplementedError as error:
+            raise OSError("the file system has no locks") from error
+        self._read()
+
+    def reserve(self, shapes: Mapping[str, tuple], count: int) -> int:
+        """Have the disk set space aside for `count` more rows of each feature: bytes, in all.
+
+        shapes: of a row. Raises OSError where there is too little: before the work is done.
+        """
+        self.shapes |= {name: tuple(shape) for name, shape in shapes.items()}
+        needed = sum(count * self.bytes_of_row(name) for name in shapes)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free")
+        for name in shapes:
+            with open(self._file(name), "r+b" if self._file(name).exists() else "w+b") as file:
+                size = self.bytes_of_row(name)
+                reserve(file, self._used[name] * size, count * size)
+        return needed
+
+    def add(
+        self,
+        states: Mapping[str, State],
+        features: Mapping[str, np.ndarray],
+        faults: Mapping[str, str],
+    ) -> None:
+        """Append a block of images. Raises OSError; what was added before stays.
+
+        states: of the files, by name, readable ones first. features: rows of the readable ones, in
+        that order. faults: why the others are unreadable, by name.
+        """
+        names = list(states)
+        line = {
+            "names": names,
+            "states": list(states.values()),
+            "faults": [faults[name] for name in names if name in faults],
+            "features": {},
+        }
+        for name, rows in features.items():
+            rows = np.ascontiguousarray(rows, dtype=self.types[name])
+            self.shapes.setdefault(name, rows.shape[1:])
+            first = self._used[name]
+            with open(self._file(name), "r+b" if self._file(name).exists() else "w+b") as file:
+                file.seek(first * self.bytes_of_row(name))
+                file.write(rows.tobytes())
+            about = {"first": first, "shape": list(rows.shape[1:]), "sums": row_sums(rows).tolist()}
+            line["features"][name] = about
+        if not self._entries_file().exists():
+            append_line(self._entries_file(), {"format": FORMAT, "key": self.key})
+        append_line(self._entries_file(), line)
+        self._note(line)
+        self.lines += 1
+
+    def sync(self) -> None:
+        """Give unused space back, and see that all rows are on the disk. Raises OSError."""
+        for name in self.shapes:
+            if self._file(name).exists():
+                with open(self._file(name), "r+b") as file:
+                    file.truncate(self._used[name] * self.bytes_of_row(name))
+                    os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Let other programs write."""
+        if self._lock.is_locked:
+            with suppress(OSError):
+                self.sync()
+            self._lock.release()
+
+    def keep_only(self, names: Sequence[str]) -> None:
+        """Forget all other images; write all rows anew where many are of no image any more.
+
+        The former files stay until remove_former() is called. Raises OSError, DamagedError.
+        """
+        kept = {name: self._numbers[name] for name in names}
+        used = max(self._used.values(), default=0)
+        if used - sum(number not in self._faults for number in kept.values()) > MOST_DEAD * used:
+            self._rewrite(kept)
+        else:
+            self._numbers = kept
+
+    def remove_former(self) -> None:
+        """Remove the files of other generations, and those that a stopped writer left."""
+        kept = {self._entries_file(), *(self._file(name) for name in self.shapes)}
+        patterns = ("entries.*.jsonl", *(f"{name}.*.rows" for name in self.types))
+        for file in (file for pattern in patterns for file in self.folder.glob(pattern)):
+            if file not in kept:
+                with suppress(OSError):  # Windows, where another program reads there
+                    file.unlink()
+
+    # ---- files
+
+    def _read(self, generation: int | None = None, lines: int | None = None) -> None:
+        """Read the entries."""
+        if generation is None:
+            generation = max(_generations(self.folder), default=0)
+        self.generation, self.lines = generation, 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._used = dict.fromkeys(self.types, 0)  # rows of each feature
+        self._numbers: dict[str, int] = {}  # of images, by name
+        self._states: list[State] = []
+        self._faults: dict[int, str] = {}
+        self._rows: dict[str, list[int]] = {name: [] for name in self.types}
+        self._sums: dict[str, list[int]] = {name: [] for name in self.types}
+        header, *blocks = read_lines(self._entries_file()) or [None]
+        if header != {"format": FORMAT, "key": self.key}:
+            self.generation += self._entries_file().exists()  # of no use: writing begins anew
+            return
+        for line in blocks[:lines]:
+            self.lines += 1
+            if line is not None and self._is_whole(line):
+                self._note(line)
+
+    def _is_whole(self, line: dict) -> bool:
+        """Whether the rows of a line are there."""
+        for name, about in line["features"].items():
+            shape = tuple(about["shape"])
+            if name not in self.types or self.shapes.setdefault(name, shape) != shape:
+                return False
+            last = about["first"] + len(about["sums"])
+            file = self._file(name)
+            if not file.exists() or file.stat().st_size < last * self.bytes_of_row(name):
+                return False
+        return True
+
+    def _note(self, line: Mapping) -> None:
+        """Add a line to what is known."""
+        readable = len(line["names"]) - len(line["faults"])
+        for place, (name, state) in enumerate(zip(line["names"], line["states"], strict=True)):
+            number = self._numbers.get(name)
+            if number is None or self._states[number] != state:
+                number = self._numbers[name] = len(self._states)
+                self._states.append(state)
+                for feature in self.types:
+                    self._rows[feature].append(-1)
+                    self._sums[feature].append(0)
+            if place >= readable:
+                self._faults[number] = line["faults"][place - readable]
+                continue
+            for feature, about in line["features"].items():
+                self._rows[feature][number] = about["first"] + place
+                self._sums[feature][number] = about["sums"][place]
+        for feature, about in line["features"].items():
+            self._used[feature] = max(self._used[feature], about["first"] + len(about["sums"]))
+
+    def _content(self, feature: str, rows: np.ndarray) -> np.ndarray:
+        """Rows as they lie on disk, read in runs of consecutive ones. Raises DamagedError."""
+        shape, type_ = self.shapes[feature], np.dtype(self.types[feature])
+        content = np.empty((len(rows), *shape), dtype=type_)
+        size = self.bytes_of_row(feature)
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        try:
+            with open(self._file(feature), "rb") as file:
+                for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
+                    file.seek(int(rows[first]) * size)
+                    part = content[first:last]
+                    if file.readinto(memoryview(part.view(np.uint8).reshape(-1))) != part.nbytes:
+                        raise OSError("it is too short")
+        except OSError as error:
+            raise DamagedError(
+                f"{self._file(feature)}: cannot be read ({error.strerror or error}). Remove "
+                f"{self.folder} and run the same command again."
+            ) from error
+        return content
+
+    def _rewrite(self, kept: Mapping[str, int]) -> None:
+        """Write the rows of these images, in this order, into files of the next generation."""
+        lines, first = [{"format": FORMAT, "key": self.key}], dict.fromkeys(self.types, 0)
+        files = {name: self._file(name, self.generation + 1).open("wb") for name in self.shapes}
+        for features, names in self._by_features(kept).items():
+            faults = [self._faults[kept[n]] for n in names if kept[n] in self._faults]
+            line = {"names": names, "states": [self._states[kept[name]] for name in names]}
+            lines.append(line | {"faults": faults, "features": {}})
+            for feature in features:
+                for place in range(0, len(names), COPIED):
+                    rows = self.read(feature, names[place : place + COPIED])
+                    files[feature].write(rows.tobytes())
+                sums = [self._sums[feature][kept[name]] for name in names]
+                about = {"first": first[feature], "shape": list(self.shapes[feature])}
+                lines[-1]["features"][feature] = about | {"sums": sums}
+                first[feature] += len(names)
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        write_lines(self._entries_file(self.generation + 1), lines)
+        self._read()
+
+    def _by_features(self, kept: Mapping[str, int]) -> dict[tuple[str, ...], list[str]]:
+        """Names of images by the features that they have; unreadable ones have none."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, number in kept.items():
+            has = tuple(f for f in self.types if self._rows[f][number] >= 0)
+            groups.setdefault(has, []).append(name)
+        return groups
+
+    def _entries_file(self, generation: int | None = None) -> Path:
+        return (
+            self.folder / f"entries.{self.generation if generation is None else generation}.jsonl"
+        )
+
+    def _file(self, feature: str, generation: int | None = None) -> Path:
+        number = self.generation if generation is None else generation
+        return self.folder / f"{feature}.{number}.rows"
+
+
+def state_of(file: Path) -> State:
+    """The state of a file, which changes with its content."""
+    try:
+        state = file.stat()
+    except OSError:
+        return []
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _generations(folder: Path) -> list[int]:
+    names = map(ENTRIES.fullmatch, os.listdir(folder) if folder.is_dir() else ())
+    return [int(name.group(1)) for name in names if name]
