@@ -111,8 +111,9 @@ class _Build:
     def run(self, checkpoint: str, features: Path | None) -> Built:
         """Encode, index, and put the new description in the place of the former one."""
         started = time.perf_counter()
-        copied = self._copy(features) if features else 0
-        encoded = self._encode()
+        missing = self._missing()
+        copied = self._copy(features, missing) if features else []
+        encoded = self._encode([number for number in missing if number not in set(copied)])
         done = time.perf_counter()
         faults = {path: self.store.fault(path) for path in self.paths}
         good = [path for path, fault in faults.items() if fault is None]
@@ -136,7 +137,7 @@ class _Build:
         return Built(
             photos=len(good),
             encoded=encoded,
-            copied=copied,
+            copied=len(copied),
             removed=len(set(listed) - set(self.paths)),
             broken=broken,
             bytes=sum(file.stat().st_size for file in self.store.folder.iterdir()),
@@ -146,26 +147,34 @@ class _Build:
         )
 
     def _missing(self) -> list[int]:
-        """Numbers of the photos that the store does not have."""
-        return np.flatnonzero(~self.store.known(self.paths, self.states, self.names)).tolist()
+        """Numbers of the photos that the store does not have, or not as they were written."""
+        known = np.flatnonzero(self.store.known(self.paths, self.states, self.names))
+        good = [number for number in known if self.store.fault(self.paths[number]) is None]
+        sound = self.store.sound([self.paths[number] for number in good], self.names)
+        if not sound.all():
+            log.warning("%s: damaged rows are encoded again.", self.store.folder)
+        damaged = {number for number, is_sound in zip(good, sound, strict=True) if not is_sound}
+        there = set(known.tolist()) - damaged
+        return [number for number in range(len(self.paths)) if number not in there]
 
-    def _copy(self, features: Path) -> int:
-        """Copy the rows that an evaluation has kept; how many photos."""
+    def _copy(self, features: Path, missing: list[int]) -> list[int]:
+        """Copy the rows of these photos that an evaluation has kept; numbers of the photos."""
         source = open_store(features, self.encoder.key("photo"), self.encoder.types)
-        missing = self._missing()
         names = [os.path.abspath(self.images.file(number)) for number in missing]
         states = [self.states[number] for number in missing]
         known = np.flatnonzero(source.known(names, states, self.names))
         there = [place for place in known.tolist() if source.fault(names[place]) is None]
+        sound = source.sound([names[place] for place in there], self.names)
+        there = [place for place, is_sound in zip(there, sound, strict=True) if is_sound]
         for first in range(0, len(there), COPIED):
             places = there[first : first + COPIED]
             rows = {f: source.read(f, [names[p] for p in places]) for f in self.names}
             self._add([missing[place] for place in places], rows, {})
-        return len(there)
+        return [missing[place] for place in there]
 
-    def _encode(self) -> int:
-        """Encode the photos that are missing, by blocks, each stored at once; how many."""
-        missing, encoder = self._missing(), self.encoder
+    def _encode(self, missing: list[int]) -> int:
+        """Encode these photos, by blocks, each stored at once; how many."""
+        encoder = self.encoder
         log.info(
             "%d images: %d to encode, %d unchanged.",
             *(len(self.paths), len(missing), len(self.paths) - len(missing)),

@@ -106,8 +106,12 @@ class Scores:
         ):
             known = which & ~self.done & store.known(self.names, self.states, features)
             numbers = np.flatnonzero(known)
+            names = [self.names[number] for number in numbers]
+            sound = store.sound(names, features)
+            if not sound.all():
+                log.warning("%s: damaged scores are scored again.", store.folder)
+            numbers, names = numbers[sound], [n for n, s in zip(names, sound, strict=True) if s]
             if len(numbers):
-                names = [self.names[number] for number in numbers]
                 for feature in features:
                     getattr(self, feature)[numbers] = store.read(feature, names)
                 self.done[numbers] = True

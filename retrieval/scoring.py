@@ -27,14 +27,17 @@ class Photos:
     how many are scored at a time.
 
     vectors (attribute): the retrieval vectors (G, D), on the device. others: the other features.
+    ties_of_vectors: with photos of equal vectors as identical; ties: of all features.
     """
 
     def __init__(self, rows: Rows, paths: Sequence[str], *, device: torch.device, block: int):
         self.vectors = rows["retrieval"].to(device)
         self.others = {name: others for name, others in rows.items() if name != "retrieval"}
         self.device, self.block = device, block
-        same = [rows["retrieval"].cpu().numpy(), *map(_sums_of, self.others.values())]
-        self.ties = Ties(paths, same, device)
+        vectors = rows["retrieval"].cpu().numpy()
+        self.ties_of_vectors = self.ties = Ties(paths, [vectors], device)
+        if self.others and len(self.ties.copies):
+            self.ties = Ties(paths, [vectors, *map(_sums_of, self.others.values())], device)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -71,10 +74,11 @@ class ByVectors:
     def __init__(
         self, method: Method, photos: Photos, *, expand: int = 0, index: Index | None = None
     ):
-        self.method, self.photos, self.expand, self.index = method, photos, expand, index
+        self.method, self.expand, self.index = method, expand, index
+        self.device, self.ties = photos.device, photos.ties_of_vectors
         self.vectors = photos.vectors  # (G, D)
         if expand:
-            self.vectors = photos.ties.level(expand_gallery(self.vectors, expand))
+            self.vectors = self.ties.level(expand_gallery(self.vectors, expand))
 
     def expanded(self, sketches: Features) -> Features:
         """Sketches, averaged with their nearest photos where that is set."""
@@ -93,7 +97,7 @@ class ByVectors:
 
     def order_expanded(self, sketches: Features) -> Order:
         """The same of expanded sketches."""
-        return Order(self.similarity(sketches), self.photos.ties)
+        return Order(self.similarity(sketches), self.ties)
 
     def rank(self, sketches: Features, k: int) -> Ranking:
         """The k closest photos of each sketch."""
@@ -110,13 +114,13 @@ class ByVectors:
 
     def _ranked(self, sketches: Features, found: Tensor) -> Ranking:
         """The ranking of photos (Q, K) that were found for expanded sketches."""
-        found = found.to(self.photos.device)
-        scores = torch.empty(found.shape, device=self.photos.device)
+        found = found.to(self.device)
+        scores = torch.empty(found.shape, device=self.device)
         for query, photos in enumerate(found):
             sketch = {"retrieval": sketches["retrieval"][query : query + 1]}
-            numbers, place = self.photos.ties.originals[photos].unique(return_inverse=True)
+            numbers, place = self.ties.originals[photos].unique(return_inverse=True)
             scores[query] = self.similarity(sketch, numbers)[0, place]
-        return ranked(found, scores, self.photos.ties)
+        return ranked(found, scores, self.ties)
 
 
 class ByPairs:
@@ -223,7 +227,7 @@ class Reranked:
         sketches = self.by_vectors.expanded(sketches)
         shortlist = self.by_vectors.rank_expanded(sketches, self.shortlist).photos
         scores = self.by_pairs.scores(sketches, shortlist)
-        head = ranked(shortlist, scores, self.by_vectors.photos.ties)
+        head = ranked(shortlist, scores, self.by_vectors.ties)
         if k <= shortlist.shape[1]:
             return head.first(k)
         return behind(head, self.by_vectors.rank_expanded(sketches, k), k)

@@ -9,7 +9,7 @@ from zlib import crc32
 import pytest
 from PIL import Image
 
-from datasets import SPLITS
+from datasets import DATASETS, load_benchmark
 from datasets.synthetic.benchmark import DESCRIPTION, STANDARD, draw_photo_of, draw_sketch_of
 from datasets.synthetic.drawn import CATEGORIES
 
@@ -59,9 +59,9 @@ def write_benchmark(
     """Draw a benchmark below `root` (the --data_path); the folder that holds its lists and images.
 
     seen, unseen: how many of the split's classes, the first ones; without lists all of them, since
-    the loader then asks for every class. sketches, photos: a class. size: side in pixels.
+    the loader then needs every class. sketches, photos: a class. size: side in pixels.
     """
-    split = split or SPLITS[dataset][0]
+    split = split or next(iter(DATASETS[dataset].splits))
     folder, (photo_list, sketch_list), photo_folders, sketch_folder = LAYOUT[dataset]
     folder = Path(root) / folder
     for side, suffix, count in (("seen", "train", seen), ("unseen", "zero", unseen)):
@@ -83,9 +83,16 @@ def write_benchmark(
             place.mkdir(parents=True, exist_ok=True)
             for file, lines in rows.items():
                 (place / file.format(suffix)).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if dataset == "synthetic":  # whose loader asks how it was drawn
+    if dataset == "synthetic":  # its loader reads how it was drawn
         (folder / DESCRIPTION).write_text(json.dumps(STANDARD), encoding="utf-8")
     return folder
+
+
+def training_list(root, **counts):
+    """The images of seen classes of a small benchmark, none of them for validation."""
+    write_benchmark(root, unseen=1, **counts)
+    split = "test_class_sketchy25"
+    return load_benchmark("sketchy_extend", split, root, unseen=False, validation=False).train
 
 
 def class_names(split, side):
@@ -102,7 +109,7 @@ def draw_picture(file, class_name, number, size, outline):
 
 @cache
 def _encoded(class_name, number, size, outline, suffix):
-    """The bytes of such a file; drawn once, since most tests ask for the same pictures."""
+    """The bytes of such a file; drawn once, since most tests need the same pictures."""
     seed = crc32(class_name.encode(), CHECKSUM_START)
     category = "".join(filter(str.isalpha, class_name.lower()))
     if category not in CATEGORIES:

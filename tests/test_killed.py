@@ -6,22 +6,28 @@ Killed as by a system out of memory: SIGKILL to all its processes, in the midst 
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sample_data import write_benchmark
-from training_runs import assert_equal, assert_same_state, end, lines, run_as_started, start
+from training_runs import (
+    Script,
+    assert_equal,
+    assert_same_state,
+    lines,
+    run_as_started,
+    start,
+)
 
 from utils.checkpoints import load_file
 from utils.files import TEMPORARY
 from utils.run_folder import BEST, CURVES, LAST, METRICS
 
 SEED = 20240607
-STEPS, EPOCHS = 52, 2
-RUN = ["--datasetLen", str(3 * STEPS), "--epoch", str(EPOCHS), "--num_workers", "2"]
+STEPS, EPOCHS, WORKERS = 52, 2, 2
+RUN = ["--datasetLen", str(3 * STEPS), "--epoch", str(EPOCHS), "--num_workers", str(WORKERS)]
 RUN += ["--recipe", "strong", "--augment", "strong", "--own_photo", "0.5", "--dropout", "0.1"]
 RUN += ["--shortcut", "--whitening", "--ema", "0.9", "--schedule", "cosine", "-r", "rn"]
 SAVE_OFTEN = ["--save_minutes", "0.003"]
@@ -35,36 +41,25 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def wait(process: subprocess.Popen, happened, every: float) -> object:
-    """Until it has happened; what it says then. every: seconds between questions."""
-    deadline = time.monotonic() + 120
-    while not (found := happened()):
-        if process.poll() is not None:
-            pytest.fail(f"ended by itself: {process.communicate()[0]}")
-        assert time.monotonic() < deadline
-        time.sleep(every)
-    return found
-
-
 def torn_file(save: Path) -> Path | None:
     """A checkpoint that is being written."""
     return next((save / name for name in os.listdir(save) if TORN.fullmatch(name)), None)
 
 
-def halt_in_a_save(process: subprocess.Popen, save: Path) -> Path:
+def halt_in_a_save(process: Script, save: Path) -> Path:
     """Stop all its processes while a checkpoint is half written, which is returned."""
     while True:
-        file = wait(process, lambda: torn_file(save), every=0.001)
-        os.killpg(process.pid, signal.SIGSTOP)
-        wait(process, lambda: state(process.pid) == "T", every=0.001)
+        file = process.wait_for(lambda: torn_file(save), every=0.001)
+        process.send_to_all(signal.SIGSTOP)
+        process.wait_for(lambda: state(process.pid)[0] == "T", every=0.001)
         if file.exists():
             return file
-        os.killpg(process.pid, signal.SIGCONT)  # it was done in the meantime
+        process.send_to_all(signal.SIGCONT)  # it was done in the meantime
 
 
-def state(number: int) -> str:
-    """Of a process, as one letter; T: stopped."""
-    return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
+def state(number: int) -> list[str]:
+    """Of a process: a letter (T: stopped), then numbers: parent, group, session and more."""
+    return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()
 
 
 def steps_done(save: Path) -> int:
@@ -75,19 +70,20 @@ def steps_done(save: Path) -> int:
     return STEPS * checkpoint["epoch"] + checkpoint["step"]
 
 
-def processes_of(save: Path) -> list[int]:
-    """All that were started to write there, data workers too, which have the same command."""
+def members(session: int) -> list[int]:
+    """The processes of a session: what was started, and its data workers."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
+            letter, _, _, its_session, *_ = state(int(folder.name))
+            if int(its_session) == session and letter != "Z":  # Z: ended, and not noticed yet
+                found.append(int(folder.name))
         except OSError:  # it has ended
             continue
-        if os.fsencode(save) in command:
-            found.append(int(folder.name))
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc").is_dir(), reason="looks for processes in /proc, which only Linux has"
 )
@@ -98,24 +94,26 @@ def test_a_run_killed_five_times_ends_as_one_left_alone(data, tmp_path):
     run_as_started(data, whole, *RUN)
     moments = np.sort(random.choice(STEPS * EPOCHS - 20, size=5, replace=False)).tolist()
     in_a_save = random.choice(5, size=2, replace=False).tolist()
-    places, torn = [], []
+    places, torn, sessions = [], [], []
     for number, moment in enumerate(moments):
         process = start(data, killed, *RUN, *SAVE_OFTEN, *(["--resume"] if number else []))
+        sessions.append(process.pid)
         try:
-            wait(process, lambda moment=moment: steps_done(killed) >= moment, every=0.3)
+            process.wait_for(lambda moment=moment: steps_done(killed) >= moment, every=0.05)
             if number in in_a_save:
                 torn.append(halt_in_a_save(process, killed))
             else:
                 time.sleep(random.uniform(0, 0.2))
+            assert len(members(process.pid)) >= 1 + WORKERS
         finally:
-            end(process)
-        assert process.returncode == -signal.SIGKILL
+            process.end()
+        assert process.status == -signal.SIGKILL
         places.append(steps_done(killed))
     print(f"killed after steps {places}, {in_a_save} in the midst of a save")
     assert places == sorted(places) and places[-1] < STEPS * EPOCHS
     assert len({file.name for file in torn}) == 2  # of two processes
-    assert processes_of(killed) == []
-    run_as_started(data, killed, *RUN, *SAVE_OFTEN, "--resume")
+    assert not any(map(members, sessions))
+    run_as_started(data, killed, *RUN, *SAVE_OFTEN, "--resume", curves=True)
 
     for name in (LAST, BEST):
         one, other = load_file(killed / name), load_file(whole / name)
@@ -131,4 +129,3 @@ def test_a_run_killed_five_times_ends_as_one_left_alone(data, tmp_path):
     assert [epoch for epoch, _ in validated] == [1, 2]
     assert {LAST, BEST, METRICS, CURVES} <= {file.name for file in killed.iterdir()}
     assert not list(killed.glob("*.tmp"))
-    assert processes_of(killed) == []

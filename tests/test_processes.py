@@ -10,39 +10,51 @@ from pathlib import Path
 import pytest
 import torch
 from sample_data import write_benchmark
+from training_runs import (
+    PATIENCE,
+    ROOT,
+    Script,
+    end_well,
+    lines,
+    one_thread,
+    run,
+    start_together,
+    words,
+)
 
 from utils.checkpoints import load_file
+from utils.errors import InputError
 from utils.run_folder import LAST, LOG
 
-ROOT = Path(__file__).parent.parent
 GRADIENT = """
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import options
 from datasets import load_benchmark
-from training.batches import EpochSampler, build_batches
 from datasets.images import Preprocessing
-from training.loop import losses_of, on_device
 from model import build_model
+from training.batches import EpochSampler, build_batches
+from training.loop import losses_of, on_device
 from utils.distributed import init_processes, leave_processes
 from utils.world import is_main, rank, world_size
 
 file, *words = sys.argv[1:]
 args = options.train_options(words)
+settings = args.settings
 cpu = torch.device("cpu")
 init_processes(cpu)
-images = load_benchmark(args.dataset, args.test_class, Path(args.data_path), validation=False).train
+images = load_benchmark(args.dataset, args.test_class, args.data_path, validation=False).train
 torch.manual_seed(0)
-settings = options.settings_of(args) | options.loss_settings(args) | {"classes": 6}
-method = build_model("zse_sbir", **settings).train()
+method = build_model(settings, classes=6).train()
 model = DistributedDataParallel(method) if world_size() > 1 else method
 preprocessing = Preprocessing(**method.inputs)
-sampler = EpochSampler(args.datasetLen, args.batch, rank(), world_size())
-draws = options.draw_settings(args)
+sampler = EpochSampler(settings.draws_an_epoch, settings.batch, rank(), world_size())
+draws = {"seed": args.seed, "skip_bad": False, "augmentation": settings.augment}
+draws |= {"per_class": settings.per_class, "own_photo": settings.own_photo}
 kind = method.batches
 loader = build_batches(kind, images, preprocessing, sampler, draw_settings=draws, workers=0)
 for batch in loader:  # whitening has seen something from the second step on
@@ -56,9 +68,22 @@ if is_main():
     torch.save({"gradients": gradients, "buffers": dict(method.named_buffers())}, file)
 leave_processes()
 """
-NETWORK = ["--vit", "vit_mini_patch8_48", "--no-pretrained", "-c", "cpu", "--num_workers", "0"]
-NETWORK += ["--dropout", "0"]
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+STOPPED_IN_A_STEP = """
+import os, runpy, signal
+from training.run import Run
+
+seed = Run._seed
+
+def seed_and_stop(run, step):
+    seed(run, step)
+    if step == {step} and os.environ["RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Run._seed = seed_and_stop
+runpy.run_path("train.py", run_name="__main__")
+"""
+MORE = ["--validate", "none", "--dropout", "0", "--learning_rate", "1e-4"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +93,10 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def python(*words: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def said_at_the_end(process: subprocess.Popen, status: int = 0) -> str:
-    """What a process wrote, once it has ended, with this exit status."""
-    said = process.communicate(timeout=240)[0]
-    assert process.returncode == status, said
-    return said
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -99,15 +112,15 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_twice_the_batch(
 ):
     script = tmp_path / "gradient.py"
     script.write_text(GRADIENT)
-    words = [*NETWORK, "--data_path", str(data), "--recipe", recipe, "--datasetLen", "12"]
-    words += ["--contrastive_weight", "1", "--triplet_weight", "2", "--relation_weight", "4"]
-    words += more.split()
-    found = {}
-    for batch, launcher in ((3, TORCHRUN), (6, ())):
-        file = tmp_path / f"{batch}.pth"
-        said_at_the_end(python(*launcher, str(script), str(file), *words, "--batch", str(batch)))
-        found[batch] = load_file(file)
-    two, one = found[3], found[6]
+    options = [*MORE, "--recipe", recipe, "--datasetLen", "12", *more.split()]
+    options += ["--contrastive_weight", "1", "--triplet_weight", "2", "--relation_weight", "4"]
+    started = []
+    for count in (2, 1):
+        batch = ["--batch", str(6 // count)]
+        command = [tmp_path / f"{count}.pth", *words(data, tmp_path, *options, *batch)]
+        started += start_together(script, *command, count=count)
+    end_well(started)
+    two, one = (load_file(tmp_path / f"{count}.pth") for count in (2, 1))
     assert two["gradients"].keys() == one["gradients"].keys()
     assert one["gradients"]["tokenizer.vit.pos_embed"].abs().max() > 1e-4
     for kind in ("gradients", "buffers"):
@@ -116,9 +129,74 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_twice_the_batch(
             assert torch.allclose(two[kind][name], tensor, rtol=0, atol=1e-5 * largest), name
 
 
-def training(data: Path, save: Path, *more: str) -> list[str]:
-    words = [*NETWORK, "--data_path", str(data), "-s", str(save), "--validate", "none"]
-    return ["train.py", *words, "--learning_rate", "1e-4", "--amp", "off", *more]
+# ---- a process that is killed
+
+LONG = ["--epoch", "1", "--datasetLen", "3000", "--save_minutes", "0.005"]
+
+
+def saved_step(save: Path) -> int:
+    """Of the checkpoint to go on from; 0 where there is none."""
+    return load_file(save / LAST)["step"] if (save / LAST).is_file() else 0
+
+
+def goes_on_in_one_process(data: Path, save: Path) -> None:
+    """Go on with a run of two processes whose checkpoint is as one of them was killed."""
+    step = saved_step(save)
+    assert 0 < step < 500
+    options = [*MORE, *LONG, "--batch", "6", "--resume"]
+    resumed = Script(ROOT / "train.py", *words(data, save, *options))
+    try:
+        begins = f"resumes in epoch 1 after step {step}"
+        resumed.wait_for(lambda: begins in (save / LOG).read_text())
+        resumed.send(signal.SIGTERM)
+        assert resumed.wait() == 128 + signal.SIGTERM, resumed.output
+    finally:
+        resumed.end()
+    assert "Traceback" not in resumed.output
+    assert load_file(save / LAST)["draws"] == 6 * saved_step(save) > 6 * step
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_resume(data, tmp_path, rank):
+    options = words(data, tmp_path, *MORE, *LONG, "--batch", "3")
+    processes = start_together(ROOT / "train.py", *options)
+    killed, other = processes[rank], processes[1 - rank]
+    try:
+        killed.wait_for(lambda: saved_step(tmp_path))
+        killed.send(signal.SIGKILL)
+        began = time.monotonic()
+        assert other.wait() == 1 and time.monotonic() - began < 60
+    finally:
+        for process in processes:
+            process.end()
+    assert "another process of this run has gone" in other.output
+    assert "Traceback" not in other.output
+    goes_on_in_one_process(data, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="looks for processes in /proc, which only Linux has"
+)
+def test_torchrun_ends_with_a_process_that_is_killed(data, tmp_path):
+    command = [sys.executable, *TORCHRUN, "train.py"]
+    launcher = subprocess.Popen(
+        [*command, *words(data, tmp_path, *MORE, *LONG, "--batch", "3")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + PATIENCE
+    while not saved_step(tmp_path):
+        assert launcher.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process_of_rank(1, launcher), signal.SIGKILL)
+    said = launcher.communicate(timeout=60)[0]
+    assert launcher.returncode != 0
+    assert "another process of this run has gone" in said
+    goes_on_in_one_process(data, tmp_path)
 
 
 def process_of_rank(number: int, launcher: subprocess.Popen) -> int:
@@ -133,74 +211,39 @@ def process_of_rank(number: int, launcher: subprocess.Popen) -> int:
     raise AssertionError(f"no process of rank {number}")
 
 
-def wait_for(file: Path, words: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not (file.is_file() and words in file.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+# ---- another number of processes
 
 
-def wait_for_a_step(checkpoint: Path, process: subprocess.Popen) -> None:
-    """Until one within the epoch is saved."""
-    deadline = time.monotonic() + 120
-    while not (checkpoint.is_file() and load_file(checkpoint)["step"]):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-NEEDS_PROC = pytest.mark.skipif(
-    not Path("/proc").is_dir(), reason="looks for processes in /proc, which only Linux has"
-)
-
-
-@NEEDS_PROC
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_resume(data, tmp_path, rank):
-    save = tmp_path / "run"
-    words = ["--epoch", "1", "--datasetLen", "3000", "--save_minutes", "0.005"]
-    run = python(*TORCHRUN, *training(data, save, *words, "--batch", "3"))
-    wait_for_a_step(save / LAST, run)
-    os.kill(process_of_rank(rank, run), signal.SIGKILL)
-    began = time.monotonic()
-    said = run.communicate(timeout=60)[0]
-    assert run.returncode != 0 and time.monotonic() - began < 60
-    if rank == 1:
-        assert "another process of this run has gone" in said
-    step = load_file(save / LAST)["step"]
-    assert 0 < step < 500
-    resumed = python(*training(data, save, *words, "--batch", "6", "--resume"))
-    wait_for(save / LOG, f"resumes in epoch 1 after step {step}", resumed)
-    resumed.send_signal(signal.SIGTERM)
-    assert "Traceback" not in said_at_the_end(resumed, 128 + signal.SIGTERM)
-    assert load_file(save / LAST)["draws"] == 6 * load_file(save / LAST)["step"] > 6 * step
-
-
-@NEEDS_PROC
 def test_a_run_goes_on_with_the_same_draws_in_another_number_of_processes(data, tmp_path):
     """At a learning rate of 0: what whitening has seen tells which images came, and when."""
-    words = ["--epoch", "1", "--datasetLen", "900", "--learning_rate", "0"]
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    said_at_the_end(python(*training(data, whole, *words, "--batch", "6")))
-    save_often = ("--save_minutes", "0.005")
-    started = python(*TORCHRUN, *training(data, parted, *words, "--batch", "3", *save_often))
-    wait_for_a_step(parted / LAST, started)
-    os.kill(process_of_rank(0, started), signal.SIGTERM)
-    assert "Stopped by a signal" in started.communicate(timeout=60)[0]
+    options = [*MORE, "--epoch", "1", "--datasetLen", "36", "--learning_rate", "0"]
+    assert run(data, whole, *options, "--batch", "6") == 0
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED_IN_A_STEP.format(step=2))
+    started = start_together(script, *words(data, parted, *options, "--batch", "3"))
+    status = [process.wait() for process in started]
+    assert status[0] == 128 + signal.SIGTERM and status[1] > 0
+    assert "Stopped by a signal" in started[0].output
     stopped = load_file(parted / LAST)
-    assert 0 < stopped["draws"] == 6 * stopped["step"] < 900 and stopped["processes"] == 2
-    said_at_the_end(python(*training(data, parted, *words, "--batch", "6", "--resume")))
+    assert (stopped["step"], stopped["draws"], stopped["processes"]) == (3, 18, 2)
+    assert run(data, parted, *options, "--batch", "6", "--resume") == 0
+    assert lines(parted, "steps")[-1]["step"] == 6
     one, other = (load_file(save / LAST)["model"] for save in (whole, parted))
     for name in ("means", "covariance", "batches"):
         name = f"whitening.{name}"
         assert torch.allclose(other[name], one[name], rtol=0, atol=1e-5), name
         assert not torch.equal(stopped["model"][name], one[name]), name
+    for process in started:  # the signal came to the first one alone
+        assert "Traceback" not in process.output, process.output
 
 
-def test_the_same_command_goes_on_in_fewer_processes_with_a_word(data, tmp_path):
-    words = ["--datasetLen", "24", "--schedule", "constant", "--batch", "3"]
-    said_at_the_end(python(*TORCHRUN, *training(data, tmp_path, *words, "--epoch", "1")))
-    said = said_at_the_end(python(*training(data, tmp_path, *words, "--epoch", "2", "--resume")))
-    assert "2 processes x --batch 3 then, 1 x 3 now" in said
+def test_the_same_command_goes_on_in_fewer_processes_with_a_warning(data, tmp_path, caplog):
+    options = [*MORE, "--datasetLen", "12", "--schedule", "constant", "--batch", "3"]
+    first = words(data, tmp_path, *options, "--epoch", "1")
+    end_well(start_together(ROOT / "train.py", *first))
+    assert run(data, tmp_path, *options, "--epoch", "2", "--resume") == 0
+    assert "2 processes x --batch 3 then, 1 x 3 now" in caplog.text
     assert load_file(tmp_path / LAST)["epoch"] == 2
-    refused = python(*training(data, tmp_path, *words, "--epoch", "3", "--resume", "--batch", "4"))
-    assert "--batch 3 (now 4)" in said_at_the_end(refused, 1)
+    with pytest.raises(InputError, match=r"--batch 3 \(now 4\)"):
+        run(data, tmp_path, *options, "--epoch", "3", "--resume", "--batch", "4")

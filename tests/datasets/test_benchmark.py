@@ -37,11 +37,11 @@ def test_rows_are_selected_by_mask_or_in_the_order_of_indices():
     assert len(images.select(np.array([], dtype=np.int64))) == 0
 
 
-@pytest.mark.parametrize(("step", "taken"), [(1, 5), (2, 3), (4, 2), (20, 1)])
-def test_every_nth_image_begins_with_the_first(step, taken):
+@pytest.mark.parametrize(("step", "count"), [(1, 5), (2, 3), (4, 2), (20, 1)])
+def test_every_nth_image_begins_with_the_first(step, count):
     images = image_list()
     assert images.every(step).path.tolist() == images.path[::step].tolist()
-    assert len(images.every(step)) == taken
+    assert len(images.every(step)) == count
 
 
 def test_classes_stand_in_the_order_of_their_targets():

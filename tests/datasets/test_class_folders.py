@@ -4,10 +4,10 @@ import pytest
 from PIL import Image
 from sample_data import class_names, shared_file, write_benchmark
 
-from datasets import DATASETS, SPLITS, load_benchmark
+from datasets import DATASETS, load_benchmark
 from utils.errors import InputError
 
-EVERY = [(name, split) for name in DATASETS for split in SPLITS[name]]
+EVERY = [(name, split) for name, row in DATASETS.items() for split in row.splits]
 SPLIT = "test_class_sketchy25"
 
 

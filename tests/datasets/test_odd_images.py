@@ -1,6 +1,7 @@
 """Every kind of image file that people have: a usable tensor, or an InputError naming the file."""
 
 import warnings
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from datasets.images import Preprocessing, fit_sketch
+from datasets.images import Preprocessing, fit_sketch, open_image
 from utils.errors import InputError
 
 HALF = (0.5, 0.5, 0.5)
@@ -68,6 +69,12 @@ def saved(folder, name, image, **settings):
     return folder / name
 
 
+def turned_exif(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
 @pytest.mark.parametrize("modality", ["sketch", "photo"])
 @pytest.mark.parametrize("name", ODD)
 def test_every_lossless_kind_shows_what_the_rgb_file_shows(tmp_path, name, modality):
@@ -98,8 +105,7 @@ def test_cmyk_jpeg_shows_what_the_rgb_jpeg_shows(tmp_path, modality):
     ],
 )
 def test_exif_rotated_picture_stands_upright(tmp_path, orientation, stored_as, modality):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
+    exif = turned_exif(orientation)
     turned = saved(tmp_path, "turned.png", drawn().transpose(stored_as), exif=exif)
     upright = saved(tmp_path, "upright.png", drawn())
     assert torch.equal(READ(turned, modality), READ(upright, modality))
@@ -274,3 +280,65 @@ def test_damaged_file_gives_a_picture_or_an_input_error(
             assert READ(file, modality).shape == (3, 64, 64)
         except InputError as error:
             assert str(file) in str(error)
+
+
+# ---- open images
+
+
+def in_file(folder, name):
+    """A file of such a name: of ODD, or a JPEG with what JPEGs may have."""
+    if name in ODD:
+        return saved(folder, name, ODD[name], **({"lossless": True} if "webp" in name else {}))
+    image = drawn().convert("CMYK") if name == "cmyk.jpg" else drawn()
+    more = {"exif": turned_exif(6)} if "turned" in name else {}
+    return saved(folder, name, image, **more)
+
+
+KINDS = [*ODD, "plain.jpg", "cmyk.jpg", "turned.jpg", "turned.png"]
+
+
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+@pytest.mark.parametrize("name", KINDS)
+def test_an_open_image_is_read_as_its_file_and_left_as_it_is(tmp_path, name, modality):
+    file = in_file(tmp_path, name)
+    with Image.open(file) as image:
+        read = READ.levels(image, modality)  # not decoded before
+        again = READ.levels(image, modality)
+        decoded = image.copy()
+    before = decoded.mode, decoded.size, decoded.tobytes()
+    of_file = READ.levels(file, modality)
+    for levels in (read, again, READ.levels(decoded, modality), READ.levels(str(file), modality)):
+        assert torch.equal(levels, of_file)
+    assert torch.equal(READ(decoded, modality), READ(file, modality))
+    assert (decoded.mode, decoded.size, decoded.tobytes()) == before
+
+
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+def test_what_open_image_returns_is_turned_once(tmp_path, modality):
+    file = in_file(tmp_path, "turned.jpg")
+    assert torch.equal(READ.levels(open_image(file), modality), READ.levels(file, modality))
+
+
+def test_an_open_image_that_cannot_be_decoded_is_named_where_it_has_a_name(
+    tmp_path, tmp_path_factory
+):
+    whole = encoded(tmp_path_factory, "png")
+    file = tmp_path / "half.png"
+    file.write_bytes(whole[: len(whole) * 2 // 3])
+    for source, name in ((file, str(file)), (BytesIO(file.read_bytes()), "an image in memory")):
+        with Image.open(source) as image, pytest.raises(InputError) as error:
+            READ(image, "photo")
+        assert str(error.value).startswith(f"{name}: unreadable (")
+
+
+def test_an_empty_sketch_in_memory_warns_without_a_file():
+    with pytest.warns(UserWarning, match="an image in memory: no stroke found"):
+        assert (READ.levels(Image.new("RGB", (40, 30), "white"), "sketch") == 255).all()
+
+
+def test_open_images_are_never_shrunk_while_they_are_decoded(tmp_path):
+    """A draft changes levels; it is for the files of a training alone."""
+    file = saved(tmp_path, "large.jpg", drawn().resize((800, 500)))
+    draft = Preprocessing(size=64, mean=HALF, std=HALF, crop=True, draft=True)
+    with Image.open(file) as image:
+        assert torch.equal(draft.levels(image, "photo"), READ.levels(file, "photo"))

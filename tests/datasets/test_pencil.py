@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFilter
 from sample_data import shared_file
 
@@ -70,7 +71,7 @@ def test_a_drawing_on_shaded_paper_becomes_dark_strokes_on_white(dark, darkest_c
     assert (found[ink == 1].sum(axis=1) <= 300).mean() > 0.75  # dark enough for the crop
 
 
-def test_chalk_on_a_board_and_pencil_in_the_dark_are_told_apart():
+def test_chalk_on_a_board_and_pencil_in_the_dark_both_become_dark_strokes():
     ink = drawing()
     board = on_paper(ink, dark=-4, tint=(45, 45, 45))
     dim = on_paper(ink, dark=0.6, tint=(120, 115, 105))
@@ -83,14 +84,14 @@ def test_coloured_pencils_on_shaded_paper_are_dark_whatever_their_colour():
     ink = drawing()
     paper = np.array(on_paper(0 * ink), dtype=np.float32)
     colours = np.zeros((SIDE, SIDE, 3))
-    for number, taken in enumerate([(0.1, 0.7, 0.7), (0.7, 0.2, 0.7), (0.6, 0.5, 0.1)]):
-        colours[:, number * SIDE // 3 : (number + 1) * SIDE // 3 + 1] = taken
+    for number, dark in enumerate([(0.1, 0.7, 0.7), (0.7, 0.2, 0.7), (0.6, 0.5, 0.1)]):
+        colours[:, number * SIDE // 3 : (number + 1) * SIDE // 3 + 1] = dark
     photo = Image.fromarray((paper * (1 - colours * ink[..., None])).clip(0, 255).astype(np.uint8))
     assert agreement(cleaned(photo)[0], ink) > 0.7
 
 
 def test_a_large_photo_is_made_smaller_and_an_empty_paper_is_not_a_drawing():
-    ink = drawing(1600)
+    ink = drawing(1000)
     found, _ = cleaned(on_paper(ink))
     assert found.shape == (768, 768, 3)
     assert without_shading(np.array(on_paper(0 * drawing()))) is None
@@ -103,7 +104,7 @@ def test_the_network_sees_the_same_as_of_a_clean_drawing(tmp_path):
     on_paper(ink).save(tmp_path / "photo.jpg", quality=85)
     seen = {}
     for name in ("clean.png", "photo.jpg"):
-        ready, _ = ready_sketch(tmp_path / name, tmp_path)
+        ready, _ = ready_sketch(tmp_path / name)
         seen[name] = SEE.levels(ready, "sketch").permute(1, 2, 0).numpy()
     assert agreement(seen["photo.jpg"], 1 - seen["clean.png"].mean(axis=2) / 255) > 0.7
 
@@ -111,20 +112,25 @@ def test_the_network_sees_the_same_as_of_a_clean_drawing(tmp_path):
 # ---- what stays as it is
 
 
-def untouched(file: Path, folder: Path) -> bool:
-    return ready_sketch(file, folder) == (file, "") and cleaned(open_image(file)) == (None, "")
+def same(one: Image.Image, other: Image.Image) -> bool:
+    """To the bit, transparent parts too."""
+    return (one.mode, one.size, one.tobytes(), one.info.get("transparency")) == (
+        *(other.mode, other.size, other.tobytes(), other.info.get("transparency")),
+    )
 
 
-def test_clean_sketches_are_taken_as_they_are(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
+def untouched(file: Path) -> bool:
+    image, note = ready_sketch(file)
+    return same(image, open_image(file)) and note == ""
+
+
+def test_clean_sketches_stay_as_they_are(tmp_path):
     for number, category in enumerate(CATEGORIES):
         picture, _ = draw_sketch_of(category, 0, 96, number)
         picture.convert("RGB").save(tmp_path / f"{category}.png")
         picture.convert("RGB").save(tmp_path / f"{category}.jpg", quality=70)
-        assert untouched(tmp_path / f"{category}.png", out)
-        assert untouched(tmp_path / f"{category}.jpg", out)
-    assert list(out.iterdir()) == []
+        assert untouched(tmp_path / f"{category}.png")
+        assert untouched(tmp_path / f"{category}.jpg")
 
 
 def test_filled_grey_and_dense_drawings_by_programs_are_clean(tmp_path):
@@ -133,20 +139,20 @@ def test_filled_grey_and_dense_drawings_by_programs_are_clean(tmp_path):
         pen = ImageDraw.Draw(image)
         pen.ellipse((30, 30, 170, 170), fill=fill, outline=0, width=3)
         image.save(tmp_path / f"{name}.png")
-        assert untouched(tmp_path / f"{name}.png", tmp_path), name
+        assert untouched(tmp_path / f"{name}.png"), name
 
 
-def test_sketches_of_the_benchmarks_are_taken_as_they_are(tmp_path):
+def test_sketches_of_the_benchmarks_stay_as_they_are():
     folder = shared_file("data/sketchy_mini/Sketchy/256x256/sketch/tx_000000000000_ready")
     files = sorted(folder.glob("*/*.png"))[::20]
     assert len(files) > 150
-    assert all(untouched(file, tmp_path) for file in files)
+    assert all(untouched(file) for file in files)
 
 
-# ---- other kinds, and what is told
+# ---- other kinds, and the notes on them
 
 
-def test_what_was_done_is_told_and_the_strokes_end_up_dark(tmp_path):
+def test_what_was_done_is_noted_and_the_strokes_end_up_dark(tmp_path):
     ink = drawing(200)
     white = (255 * (1 - ink)).astype(np.uint8)
     alpha = Image.new("RGBA", (200, 200), (10, 10, 10, 0))
@@ -159,8 +165,8 @@ def test_what_was_done_is_told_and_the_strokes_end_up_dark(tmp_path):
     }
     for name, (image, expected) in kinds.items():
         image.save(tmp_path / f"{name}.png")
-        ready, note = ready_sketch(tmp_path / f"{name}.png", tmp_path)
-        assert ready == tmp_path / f"{name}.png" and expected in note
+        ready, note = ready_sketch(tmp_path / f"{name}.png")
+        assert same(ready, open_image(tmp_path / f"{name}.png")) and expected in note
         if name == "empty":
             continue
         assert SEE.levels(ready, "sketch").min() < 100
@@ -172,30 +178,78 @@ def test_coloured_lines_are_made_dark_and_seen_whole(tmp_path):
     colours[:, :100] = 0  # the right half alone is light, and would be cut off
     image = Image.fromarray((255 * (1 - ink) + colours * ink).astype(np.uint8))
     image.save(tmp_path / "two.png")
-    ready, note = ready_sketch(tmp_path / "two.png", tmp_path)
-    assert note == "coloured lines made dark" and ready != tmp_path / "two.png"
-    assert agreement(np.array(open_image(ready)), ink[..., 0]) > 0.9
-    assert ready_sketch(tmp_path / "two.png", tmp_path, "never")[0] == tmp_path / "two.png"
+    ready, note = ready_sketch(tmp_path / "two.png")
+    assert note == "coloured lines made dark" and not same(ready, image)
+    assert agreement(np.array(ready), ink[..., 0]) > 0.9
+    assert same(ready_sketch(tmp_path / "two.png", "never")[0], image)
 
 
-def test_cleaning_can_be_asked_for_and_forbidden(tmp_path):
+def test_cleaning_can_be_required_and_forbidden(tmp_path):
     on_paper(drawing()).save(tmp_path / "photo.png")
     Image.fromarray((255 * (1 - drawing())).astype(np.uint8)).save(tmp_path / "clean.png")
-    assert ready_sketch(tmp_path / "photo.png", tmp_path, "never")[0] == tmp_path / "photo.png"
-    ready, note = ready_sketch(tmp_path / "clean.png", tmp_path, "always")
-    assert "shading" in note and agreement(np.array(open_image(ready)), drawing()) > 0.9
+    photo = open_image(tmp_path / "photo.png")
+    assert same(ready_sketch(tmp_path / "photo.png", "never")[0], photo)
+    ready, note = ready_sketch(tmp_path / "clean.png", "always")
+    assert "shading" in note and agreement(np.array(ready), drawing()) > 0.9
     assert looks_photographed(np.array(open_image(tmp_path / "photo.png")))
     assert not looks_photographed(np.array(open_image(tmp_path / "clean.png").convert("RGB")))
 
 
-def test_sketches_of_one_name_do_not_overwrite_each_other(tmp_path):
-    (tmp_path / "out").mkdir()
-    ready = []
-    for folder, dark in (("a", 0.4), ("b", 0.8)):
-        (tmp_path / folder).mkdir()
-        on_paper(drawing(), dark).save(tmp_path / folder / "house.jpg")
-        ready.append(ready_sketch(tmp_path / folder / "house.jpg", tmp_path / "out")[0])
-    assert ready[0] != ready[1] and all(file.is_file() for file in ready)
+# ---- open images
+
+
+def transparent() -> Image.Image:
+    image = Image.new("RGBA", (100, 100), (10, 10, 10, 0))
+    image.putalpha(Image.fromarray((255 * drawing(100)).astype(np.uint8)))
+    return image
+
+
+SKETCHES = {  # file name -> picture
+    "clean.png": Image.fromarray((255 * (1 - drawing(100))).astype(np.uint8)),
+    "transparent.png": transparent(),
+    "palette.gif": Image.fromarray((255 * drawing(100)).astype(np.uint8)).convert("P"),
+    "photo.jpg": on_paper(drawing(100)),
+}
+
+
+@pytest.mark.parametrize("clean", ["auto", "always", "never"])
+@pytest.mark.parametrize("name", SKETCHES)
+def test_an_open_sketch_is_made_ready_as_its_file_is(tmp_path, name, clean):
+    SKETCHES[name].save(tmp_path / name)
+    of_file, note = ready_sketch(tmp_path / name, clean)
+    with Image.open(tmp_path / name) as image:
+        opened = image.copy()
+    for sketch in (opened, str(tmp_path / name)):
+        ready, again = ready_sketch(sketch, clean)
+        assert same(ready, of_file) and again == note
+        assert torch.equal(SEE.levels(ready, "sketch"), SEE.levels(of_file, "sketch"))
+    assert same(opened, open_image(tmp_path / name))  # which is not changed
+
+
+@pytest.mark.parametrize("name", ["clean.png", "transparent.png", "palette.gif"])
+def test_the_network_sees_of_a_sketch_that_stays_as_it_is_what_it_sees_of_the_file(tmp_path, name):
+    """Turned upright once, where the file has to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    SKETCHES[name].save(tmp_path / name, **({} if name.endswith("gif") else {"exif": exif}))
+    ready, _ = ready_sketch(tmp_path / name)
+    assert torch.equal(SEE.levels(ready, "sketch"), SEE.levels(tmp_path / name, "sketch"))
+
+
+def test_a_photo_of_a_drawing_is_turned_upright_once(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees to the right
+    on_paper(drawing()).save(tmp_path / "photo.png", exif=exif)
+    ready, note = ready_sketch(tmp_path / "photo.png")
+    assert "photo" in note and agreement(np.array(ready), np.rot90(drawing(), -1)) > 0.75
+
+
+@pytest.mark.parametrize("content", [None, b"no image"])
+def test_a_sketch_that_cannot_be_read_is_named(tmp_path, content):
+    if content:
+        (tmp_path / "sketch.png").write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{tmp_path / 'sketch.png'}: "):
+        ready_sketch(tmp_path / "sketch.png")
 
 
 # ---- SVG
@@ -210,13 +264,13 @@ SVG = (
 def test_svg_is_drawn_where_cairosvg_is_installed(tmp_path):
     pytest.importorskip("cairosvg", exc_type=(ImportError, OSError))
     (tmp_path / "circle.svg").write_text(SVG)
-    ready, note = ready_sketch(tmp_path / "circle.svg", tmp_path)
+    ready, note = ready_sketch(tmp_path / "circle.svg")
     assert note.startswith("SVG")
-    pixels = np.array(open_image(ready).convert("L"))
+    pixels = np.array(ready.convert("L"))
     assert pixels.shape == (512, 512) and pixels[256, 256] == 255 and pixels[256, 102] == 0
     (tmp_path / "damaged.svg").write_text("<svg")
     with pytest.raises(InputError, match="cannot be drawn"):
-        ready_sketch(tmp_path / "damaged.svg", tmp_path)
+        ready_sketch(tmp_path / "damaged.svg")
 
 
 def test_svg_by_a_cairosvg_that_is_played(tmp_path, monkeypatch):
@@ -225,12 +279,14 @@ def test_svg_by_a_cairosvg_that_is_played(tmp_path, monkeypatch):
     Image.fromarray((255 * (1 - drawing(512))).astype(np.uint8)).save(tmp_path / "drawn.png")
     played = SimpleNamespace(svg2png=lambda **_: (tmp_path / "drawn.png").read_bytes())
     monkeypatch.setitem(sys.modules, "cairosvg", played)
-    ready, note = ready_sketch(tmp_path / "circle.svg", tmp_path)
-    assert note == "SVG, drawn at 512 px" and open_image(ready).size == (512, 512)
+    for file in (tmp_path / "circle.svg", str(tmp_path / "circle.svg")):
+        ready, note = ready_sketch(file)
+        assert note == "SVG, drawn at 512 px"
+        assert same(ready, open_image(tmp_path / "drawn.png").convert("RGB"))
 
 
 def test_svg_without_cairosvg_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cairosvg", None)
     (tmp_path / "circle.svg").write_text(SVG)
     with pytest.raises(InputError, match="pip install cairosvg"):
-        ready_sketch(tmp_path / "circle.svg", tmp_path)
+        ready_sketch(tmp_path / "circle.svg")

@@ -1,11 +1,13 @@
-"""Any folder of images: found at any depth, in the same order, whatever else lies there."""
+"""Images without labels: any folder, in the same order whatever else lies there; open images."""
 
 import os
 
 import pytest
+import torch
 from PIL import Image
 
-from datasets.unlabelled import folder_images, image_list, named_images
+from datasets.images import Preprocessing
+from datasets.unlabelled import LooseImages, folder_images, image_list, named_images
 from utils.errors import InputError
 
 
@@ -51,15 +53,15 @@ def test_a_name_that_is_no_text_is_an_image_too(tmp_path):
     assert paths(tmp_path) == [os.fsdecode(b"caf\xe9.png")]
 
 
-def test_what_is_wrong_is_told_by_the_path_alone(tmp_path):
+def test_a_message_about_an_image_has_its_path_alone(tmp_path):
     images = image_list(tmp_path, ["1.jpg"], "sketch")
 
     def refuse(file, modality):
         raise InputError(f"{file}: {modality} unreadable.")
 
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         images.read(0, refuse)
-    assert str(told.value) == f"{tmp_path / '1.jpg'}: sketch unreadable."
+    assert str(error.value) == f"{tmp_path / '1.jpg'}: sketch unreadable."
 
 
 def test_no_folder_and_no_image_are_sentences(tmp_path):
@@ -80,3 +82,45 @@ def test_named_files_and_folders_in_the_order_given_each_once(tmp_path):
     assert len(named_images(given)) == 4
     with pytest.raises(InputError, match="no such file or folder"):
         named_images([tmp_path / "absent.png"])
+
+
+# ---- open images, and files in no folder
+
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("modality", ["sketch", "photo"])
+def test_loose_images_are_read_as_those_of_a_folder_are(tmp_path, modality):
+    (tmp_path / "a").mkdir()
+    for number, name in enumerate(["1.png", "3.png", "a/2.png"]):
+        picture = Image.new("L", (30, 20 + number), "white")
+        picture.paste(0, (12, 5, 14 + number, 15))
+        picture.save(tmp_path / name)
+    listed = folder_images(tmp_path, modality)
+    files = [listed.file(number) for number in range(3)]
+    opened = []
+    for file in files:
+        with Image.open(file) as image:
+            opened.append(image.copy())
+    loose = LooseImages((files[0], str(files[1]), opened[2]), modality)
+    assert len(loose) == len(listed) == 3
+    assert list(loose.modality) == list(listed.modality)
+    see = Preprocessing(size=8, mean=HALF, std=HALF, crop=True)
+    for images in (loose, LooseImages(opened, modality)):
+        for number in range(3):
+            assert torch.equal(images.read(number, see.levels), listed.read(number, see.levels))
+            assert torch.equal(images.read(number, see), listed.read(number, see))
+
+
+def test_a_loose_file_that_cannot_be_read_is_named_by_its_path_alone(tmp_path):
+    see = Preprocessing(size=8, mean=HALF, std=HALF, crop=True)
+    images = LooseImages([tmp_path / "absent.png", Image.new("RGB", (4, 4))], "photo")
+    with pytest.raises(InputError) as error:
+        images.read(0, see)
+    assert str(error.value) == f"{tmp_path / 'absent.png'}: no such file."
+    assert images.read(1, see).shape == (3, 8, 8)
+
+
+def test_no_loose_images_are_an_empty_list():
+    assert len(LooseImages([], "sketch")) == 0

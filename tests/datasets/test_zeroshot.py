@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sample_data import LAYOUT, class_names, shared_file, write_benchmark
 
-from datasets import DATASETS, SPLITS, load_benchmark
+from datasets import DATASETS, load_benchmark
 from utils.errors import InputError
 
 SPLIT = "test_class_sketchy25"
-EVERY = [(name, split) for name in DATASETS for split in SPLITS[name]]
+EVERY = [(name, split) for name, row in DATASETS.items() for split in row.splits]
 PHOTOS, SKETCHES = LAYOUT["sketchy_extend"][1]
 
 
@@ -60,7 +60,8 @@ def test_every_benchmark_keeps_the_contract(tmp_path, dataset, split):
 )
 def test_published_subsample_of_the_test(tmp_path, dataset, every):
     write_benchmark(tmp_path, dataset)
-    assert load(tmp_path, dataset, SPLITS[dataset][0], seen=False).every == every
+    (split, *_) = DATASETS[dataset].splits
+    assert load(tmp_path, dataset, split, seen=False).every == every
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import nn
 
 from model import build_model
 from model.zse.published import to_published
+from model.zse.settings import ZSESettings
 
 
 @pytest.fixture
@@ -18,12 +19,12 @@ def build_small():
 
     160 px, width 64, 6 blocks, 100 patch tokens: 25 or 100 anchors. Every tensor that learns is
     random, also the biases and norms that start at 0 and 1, so that no mix-up among them goes
-    unnoticed.
+    unnoticed. classes: as in build_model; changed: settings.
     """
 
-    def build(seed: int = 0, **changed):
+    def build(seed: int = 0, classes: int | None = None, **changed):
         torch.manual_seed(seed)
-        method = build_model("zse_sbir", **{"vit": "test_vit", **changed})
+        method = build_model(ZSESettings(**{"vit": "test_vit", **changed}), classes)
         with torch.no_grad():
             for parameter in method.parameters():
                 if parameter.requires_grad:
@@ -67,7 +68,7 @@ def checkpoint_of():
         return {
             "format": 1,
             "method": method.name,
-            "settings": method.settings,
+            "settings": method.settings.of_model(),
             "model": {name: tensor.clone() for name, tensor in method.state_dict().items()},
             "epoch": 7,
             "classes": ["cat", "dog"],

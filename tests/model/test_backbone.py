@@ -7,6 +7,7 @@ from torch import nn
 
 from model import build_model
 from model.zse.published import to_published
+from model.zse.settings import ZSESettings
 from utils.errors import InputError
 
 
@@ -82,7 +83,7 @@ def test_a_file_of_another_vit_is_refused_by_name(tmp_path, timm_vit):
 
 def _load_pretrained(path):
     torch.manual_seed(2)
-    method = build_model("zse_sbir", vit="test_vit")
+    method = build_model(ZSESettings(vit="test_vit"))
     assert method.load_pretrained(path) == str(path)
     return method.eval()
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import METHODS, load_model, read_checkpoint, rebuild_model
 from model import checkpoint_of as content_of
-from model import load_model
+from model.settings import TrainingSettings
 from model.zse.published import UNUSED, to_theirs
+from model.zse.settings import ZSESettings
 from utils.errors import InputError
 
 SMALL = {"vit": "test_vit"}
@@ -23,9 +25,8 @@ TRAINED_OTHERWISE = {
     "temperature": 0.2,
     "learn_temperature": True,
     "classification_weight": 0.25,
-    "classes": 3,
-    "distillation_weight": 2.0,
 }
+TRAINING_ONLY = ("classifier.", "contrastive_scale")
 SETTINGS_OF_0260CF6 = (
     "vit",
     "width",
@@ -42,7 +43,21 @@ SETTINGS_OF_0260CF6 = (
     "classes",
     "dropout",
 )
-"""What a checkpoint told before there were others."""
+"""Settings in a checkpoint of a very old version."""
+SETTINGS_OF_FAB8B47 = {
+    "draws": "classes",
+    "triplet_weight": 0.0,
+    "relation_weight": 1.0,
+    "contrastive_weight": 1.0,
+    "classification_weight": 0.5,
+    "distillation_weight": 1.0,
+    "relation_loss": "logistic",
+    "temperature": 0.07,
+    "learn_temperature": True,
+    "classes": 100,
+    "dropout": 0.0,
+}
+"""Settings in a checkpoint of the version before settings were a class, besides the model's."""
 
 
 @pytest.mark.parametrize("kind", ["as written today", "by an old numpy", "by an old torch"])
@@ -66,7 +81,7 @@ def test_a_file_as_downloaded_loads(kind, tmp_path, build_small, as_downloaded, 
     _assert_same_tensors(loaded.state_dict(), method.state_dict())
     with torch.inference_mode():
         wanted = method.encode(draw_images(1), "sketch")["tokens"]
-        assert torch.equal(loaded.eval().encode(draw_images(1), "sketch")["tokens"], wanted)
+        assert torch.equal(loaded.encode(draw_images(1), "sketch")["tokens"], wanted)
 
 
 def test_a_bare_state_dict_loads(tmp_path, build_small, as_downloaded):
@@ -85,54 +100,94 @@ def test_unread_tensors_may_be_absent(build_small, as_downloaded, tmp_path):
 
 
 def test_a_checkpoint_of_ours_rebuilds_its_model_by_itself(tmp_path, build_small, checkpoint_of):
-    method = build_small(anchors=100, heads=4, hidden=24, layers=2, **TRAINED_OTHERWISE)
+    method = build_small(classes=3, anchors=100, heads=4, hidden=24, layers=2, **TRAINED_OTHERWISE)
     method.whitening.follow(torch.randn(9, 64), torch.randn(9, 64))
     torch.save(checkpoint_of(method), tmp_path / "file.pth")
-    loaded, checkpoint = load_model(tmp_path / "file.pth", resumed=True)
-    assert loaded.settings == method.settings
+    loaded, checkpoint = load_model(tmp_path / "file.pth")
+    assert not loaded.training
+    assert loaded.settings.of_model() == method.settings.of_model()
     assert checkpoint["classes"] == ["cat", "dog"]
-    _assert_same_tensors(loaded.state_dict(), method.state_dict())
+    scoring = {n: t for n, t in method.state_dict().items() if not n.startswith(TRAINING_ONLY)}
+    _assert_same_tensors(loaded.state_dict(), scoring)
 
 
-def test_a_setting_of_another_version_is_refused_where_it_is_on(
+def test_a_resumed_run_has_every_tensor_and_trains_as_its_settings_say(
     tmp_path, build_small, checkpoint_of
 ):
+    method = build_small(classes=3, anchors=100, heads=4, hidden=24, layers=2, **TRAINED_OTHERWISE)
+    method.whitening.follow(torch.randn(9, 64), torch.randn(9, 64))
+    settings = ZSESettings(**TRAINED_OTHERWISE)  # the rest of the model is the checkpoint's
+    resumed = _train_on(checkpoint_of(method), settings, classes=3, resumed=True)
+    assert resumed.settings == method.settings
+    _assert_same_tensors(resumed.state_dict(), method.state_dict())
+
+
+@pytest.mark.parametrize("value", [3, True, "many", [1]])
+def test_a_setting_of_another_version_is_refused_where_it_is_on(
+    value, tmp_path, build_small, checkpoint_of
+):
     checkpoint = checkpoint_of(build_small())
-    checkpoint["settings"] |= {"spikes": 3, "wheels": False}
+    checkpoint["settings"] |= {"spikes": value, "wheels": False}
     torch.save(checkpoint, tmp_path / "file.pth")
     with pytest.raises(InputError, match="was trained with spikes, which this version does not"):
         load_model(tmp_path / "file.pth")
-    checkpoint["settings"]["spikes"] = 0
+
+
+@pytest.mark.parametrize("value", [0, False, None, ""])
+def test_a_setting_of_another_version_that_is_off_does_not_matter(
+    value, tmp_path, build_small, checkpoint_of
+):
+    checkpoint = checkpoint_of(build_small())
+    checkpoint["settings"]["spikes"] = value
     torch.save(checkpoint, tmp_path / "file.pth")
     loaded, _ = load_model(tmp_path / "file.pth")
-    assert not {"spikes", "wheels"} & loaded.settings.keys()
+    assert "spikes" not in loaded.settings.of_model()
 
 
-def test_a_setting_of_training_can_be_replaced(tmp_path, build_small, checkpoint_of):
-    torch.save(checkpoint_of(build_small()), tmp_path / "file.pth")
-    loaded, _ = load_model(tmp_path / "file.pth", replaced={"contrastive_weight": 0.5})
-    assert loaded.weights["contrastive"] == loaded.settings["contrastive_weight"] == 0.5
+def test_training_goes_on_with_the_settings_of_today(build_small, checkpoint_of):
+    checkpoint = checkpoint_of(build_small())
+    loaded = _train_on(checkpoint, ZSESettings(contrastive_weight=0.5, epochs=3, batch=7))
+    assert loaded.settings.loss_weights()["contrastive"] == 0.5
+    assert (loaded.settings.epochs, loaded.settings.batch) == (3, 7)
+
+
+def test_settings_that_rebuild_the_model_stay_the_checkpoints(build_small, checkpoint_of):
+    method = build_small(anchors=100, shortcut=True, heads=4)
+    others = ZSESettings(anchors=196, whitening=True, downsampling="spatial", layers=3)
+    loaded = _train_on(checkpoint_of(method), others)
+    assert loaded.settings.of_model() == method.settings.of_model()
 
 
 def test_what_only_training_uses_may_be_absent(tmp_path, build_small, checkpoint_of):
     """As in best_checkpoint.pth, which is there to be scored."""
-    method = build_small(**TRAINED_OTHERWISE)
+    method = build_small(classes=3, **TRAINED_OTHERWISE)
     checkpoint = checkpoint_of(method)
     for name in method.state_dict():
-        if name.startswith(("classifier.", "teacher.", "contrastive_scale")):
+        if name.startswith(TRAINING_ONLY):
             del checkpoint["model"][name]
     torch.save(checkpoint, tmp_path / "file.pth")
-    loaded, _ = load_model(tmp_path / "file.pth")
-    assert loaded.settings == method.settings
-    assert loaded.state_dict().keys() == method.state_dict().keys()
+    scored, _ = load_model(tmp_path / "file.pth")
+    assert scored.settings.of_model() == method.settings.of_model()
+    trained = _train_on(checkpoint, method.settings, classes=3)
+    assert trained.settings == method.settings
+    assert trained.state_dict().keys() == method.state_dict().keys()
     for name, tensor in checkpoint["model"].items():
-        assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert 1 / loaded.contrastive_scale.exp().item() == pytest.approx(0.2)
+        assert torch.equal(scored.state_dict()[name], tensor), name
+        assert torch.equal(trained.state_dict()[name], tensor), name
+    assert 1 / trained.contrastive_scale.exp().item() == pytest.approx(0.2)
+
+
+def test_a_run_is_not_resumed_without_what_training_uses(build_small, checkpoint_of):
+    method = build_small(classes=3, **TRAINED_OTHERWISE)
+    checkpoint = checkpoint_of(method)
+    del checkpoint["model"]["contrastive_scale"]
+    with pytest.raises(InputError, match="missing: contrastive_scale"):
+        _train_on(checkpoint, method.settings, classes=3, resumed=True)
 
 
 @pytest.mark.parametrize("name", ["whitening.means", "relation.shortcut.weights"])
 def test_what_scoring_uses_may_not_be_absent(name, tmp_path, build_small, checkpoint_of):
-    checkpoint = checkpoint_of(build_small(**TRAINED_OTHERWISE))
+    checkpoint = checkpoint_of(build_small(classes=3, **TRAINED_OTHERWISE))
     del checkpoint["model"][name]
     torch.save(checkpoint, tmp_path / "file.pth")
     with pytest.raises(InputError, match=f"missing: {name}"):
@@ -140,13 +195,13 @@ def test_what_scoring_uses_may_not_be_absent(name, tmp_path, build_small, checkp
 
 
 @pytest.mark.parametrize("contrastive_weight", [0.0, 0.5])
-def test_a_checkpoint_of_an_older_version_loads(
-    contrastive_weight, tmp_path, build_small, checkpoint_of, draw_images
+def test_a_checkpoint_of_the_first_version_loads(
+    contrastive_weight, tmp_path, build_small, checkpoint_of
 ):
-    method = build_small(contrastive_weight=contrastive_weight)
+    method = build_small()
     checkpoint = checkpoint_of(method)
-    checkpoint["settings"] = {name: method.settings[name] for name in SETTINGS_OF_0260CF6}
-    checkpoint["model"].pop("contrastive_scale", None)
+    former = {**vars(method.settings), "contrastive_weight": contrastive_weight, "classes": None}
+    checkpoint["settings"] = {name: former[name] for name in SETTINGS_OF_0260CF6}
     torch.save(checkpoint, tmp_path / "file.pth")
     loaded, _ = load_model(tmp_path / "file.pth", wanted={"shortcut": False, "whitening": False})
     assert loaded.settings == method.settings
@@ -155,23 +210,45 @@ def test_a_checkpoint_of_an_older_version_loads(
         load_model(tmp_path / "file.pth", wanted={"shortcut": True})
 
 
-def test_what_only_training_uses_starts_anew_unless_resumed(tmp_path, build_small, checkpoint_of):
-    former = build_small(classification_weight=1.0, classes=3, contrastive_weight=1.0)
+def test_a_checkpoint_with_settings_of_training_and_a_teacher_loads(
+    tmp_path, build_small, checkpoint_of, draw_images
+):
+    """As versions wrote it that had distillation, and settings of training in checkpoints."""
+    method = build_small(classes=3, **TRAINED_OTHERWISE)
+    checkpoint = checkpoint_of(method)
+    checkpoint["settings"] |= SETTINGS_OF_FAB8B47
+    teacher = {f"teacher.{n}": t.clone() for n, t in method.tokenizer.state_dict().items()}
+    checkpoint["model"] |= teacher
+    torch.save(checkpoint, tmp_path / "file.pth")
+    loaded, _ = load_model(tmp_path / "file.pth")
+    assert loaded.settings.of_model() == method.settings.of_model()
+    assert not SETTINGS_OF_FAB8B47.keys() & loaded.settings.of_model().keys()
+    assert not any(name.startswith("teacher.") for name in loaded.state_dict())
+    with torch.inference_mode():
+        wanted = method.encode(draw_images(1), "sketch")
+        torch.testing.assert_close(loaded.encode(draw_images(1), "sketch"), wanted, rtol=0, atol=0)
+    new = _train_on(checkpoint, method.settings, classes=3)  # a new run starts from it, too
+    assert torch.equal(new.tokenizer.vit.pos_embed, method.tokenizer.vit.pos_embed)
+
+
+def test_what_only_training_uses_starts_anew_unless_resumed(build_small, checkpoint_of):
+    trains = {"classification_weight": 1.0, "contrastive_weight": 1.0}
+    former = build_small(classes=3, **trains)
     with torch.no_grad():
         former.contrastive_scale.fill_(4.0)
-    torch.save(checkpoint_of(former), tmp_path / "file.pth")
+    checkpoint = checkpoint_of(former)
     shared = {
         n: t for n, t in former.state_dict().items() if not n.startswith(former.training_only)
     }
     for weight, classes in ((1.0, 5), (0.0, None), (1.0, 3)):
-        replaced = {"classification_weight": weight, "classes": classes, "temperature": 0.5}
-        loaded, _ = load_model(tmp_path / "file.pth", replaced=replaced)
+        settings = ZSESettings(**{**trains, "classification_weight": weight, "temperature": 0.5})
+        loaded = _train_on(checkpoint, settings, classes)
         _assert_same_tensors({n: loaded.state_dict()[n] for n in shared}, shared)
         assert loaded.contrastive_scale.exp().item() == pytest.approx(2)
         if weight:
             assert len(loaded.classifier.bias) == classes
     assert not torch.equal(loaded.classifier.weight, former.classifier.weight)
-    resumed, _ = load_model(tmp_path / "file.pth", replaced={"dropout": 0.0}, resumed=True)
+    resumed = _train_on(checkpoint, ZSESettings(**trains, dropout=0.0), 3, resumed=True)
     _assert_same_tensors(resumed.state_dict(), former.state_dict())
 
 
@@ -180,28 +257,30 @@ def test_what_only_training_uses_starts_anew_unless_resumed(tmp_path, build_smal
 
 @pytest.mark.parametrize("training", [True, False])
 def test_what_is_saved_of_a_method_rebuilds_it(training, tmp_path, build_small):
-    method = build_small(**TRAINED_OTHERWISE)
+    method = build_small(classes=3, **TRAINED_OTHERWISE)
     method.whitening.follow(torch.randn(9, 64), torch.randn(9, 64))
     content = content_of(method, training)
     left_out = {name for name in method.state_dict() if name not in content["model"]}
-    only_for_training = ("classifier.", "teacher.", "contrastive_scale")
     assert left_out == {
-        name for name in method.state_dict() if name.startswith(only_for_training) and not training
+        name for name in method.state_dict() if name.startswith(TRAINING_ONLY) and not training
     }
     torch.save(content, tmp_path / "file.pth")
-    loaded, checkpoint = load_model(tmp_path / "file.pth", resumed=training)
+    checkpoint = read_checkpoint(tmp_path / "file.pth")
+    loaded = _train_on(checkpoint, method.settings, classes=3, resumed=training)
     assert (checkpoint["method"], loaded.settings) == ("zse_sbir", method.settings)
     state = loaded.state_dict()
     _assert_same_tensors({name: state[name] for name in content["model"]}, content["model"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["tokenizer.vit.pos_embed", "whitening.means", "teacher.vit"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer.vit.pos_embed", "whitening.means", "classifier.weight"]
+)
 def test_weights_that_are_not_finite_are_not_saved(name, value, build_small):
-    method = build_small(**TRAINED_OTHERWISE)
+    method = build_small(classes=3, **TRAINED_OTHERWISE)
     content_of(method, training=True)
-    tensor = next(t for n, t in method.state_dict().items() if n.startswith(name))
-    tensor.view(-1)[-1] = value
+    with torch.no_grad():
+        method.state_dict()[name].view(-1)[-1] = value
     with pytest.raises(InputError, match=r"no longer finite and are not saved.*--resume"):
         content_of(method, training=True)
 
@@ -267,8 +346,8 @@ def test_settings_that_contradict_the_file_are_refused(
     with pytest.raises(InputError) as error:
         load_model(tmp_path / "file.pth", wanted={**SMALL, name: value})
     assert str(error.value) == (
-        f"{tmp_path / 'file.pth'}: was trained with {name} = {method.settings[name]}, but {value} "
-        "was asked for. Leave that option out; the checkpoint brings its own."
+        f"{tmp_path / 'file.pth'}: was trained with {name} = {getattr(method.settings, name)}, but "
+        f"{value} is wanted. Leave that option out; the checkpoint brings its own."
     )
 
 
@@ -282,14 +361,20 @@ def test_what_only_our_files_tell_is_refused_too(name, value, tmp_path, build_sm
 def test_settings_that_agree_with_the_file_are_taken(tmp_path, build_small, checkpoint_of):
     method = build_small()
     torch.save(checkpoint_of(method), tmp_path / "file.pth")
-    loaded, _ = load_model(tmp_path / "file.pth", wanted=method.settings)
+    loaded, _ = load_model(tmp_path / "file.pth", wanted=method.settings.of_model())
     assert loaded.settings == method.settings
+
+
+def test_settings_of_training_contradict_no_file(tmp_path, build_small, checkpoint_of):
+    """One command line serves train.py and test.py."""
+    torch.save(checkpoint_of(build_small()), tmp_path / "file.pth")
+    load_model(tmp_path / "file.pth", wanted={"epochs": 1, "batch": 3, "learning_rate": 0.5})
 
 
 def test_heads_of_a_published_file_are_the_users(tmp_path, build_small, as_downloaded):
     torch.save(as_downloaded(build_small()), tmp_path / "file.pth")
     loaded, _ = load_model(tmp_path / "file.pth", wanted={**SMALL, "heads": 4})
-    assert loaded.settings["heads"] == 4
+    assert loaded.settings.heads == 4
 
 
 def test_an_unknown_method_is_refused(tmp_path, build_small, checkpoint_of):
@@ -298,10 +383,41 @@ def test_an_unknown_method_is_refused(tmp_path, build_small, checkpoint_of):
         load_model(tmp_path / "file.pth")
 
 
-def test_a_backbone_is_told_from_a_checkpoint(tmp_path):
+def test_a_newer_format_is_refused(tmp_path, build_small, checkpoint_of):
+    torch.save(checkpoint_of(build_small(), format=2), tmp_path / "file.pth")
+    with pytest.raises(InputError, match="has format 2; this version reads up to 1"):
+        load_model(tmp_path / "file.pth")
+
+
+def test_a_checkpoint_is_not_trained_as_another_method(build_small, checkpoint_of):
+    class OtherSettings(TrainingSettings):
+        method = "other"
+
+    with pytest.raises(InputError, match=r"holds the method zse_sbir.*Choose --method zse_sbir\."):
+        _train_on(checkpoint_of(build_small()), OtherSettings())
+
+
+def test_a_backbone_is_no_checkpoint(tmp_path):
     torch.save({"pos_embedding": torch.zeros(1), "cls": torch.zeros(1)}, tmp_path / "file.pth")
     with pytest.raises(InputError, match="--pretrained_path"):
         load_model(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("content", [{"model": 3}, {"model": {"a": 1}}, {"epoch": 3}])
+def test_something_else_is_no_checkpoint(content, tmp_path):
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(
+        InputError, match="neither a checkpoint of ours nor a published one"
+    ) as error:
+        load_model(tmp_path / "file.pth")
+    assert all(name in str(error.value) for name in METHODS)
+
+
+def _train_on(checkpoint, settings, classes=None, resumed=False):
+    """The method in a checkpoint, to be trained with these settings."""
+    return rebuild_model(
+        checkpoint, "file.pth", training=settings, classes=classes, resumed=resumed
+    )
 
 
 class _Malicious:

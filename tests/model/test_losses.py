@@ -10,7 +10,6 @@ import torch
 
 from model.losses import (
     classwise_contrastive,
-    forgetting,
     mine_pairs,
     relation_logistic,
     relation_mse,
@@ -148,17 +147,6 @@ def test_relation_logistic_of_great_logits_is_finite():
     loss.backward()
     assert loss.item() == pytest.approx((200 + 300) / 2)
     torch.testing.assert_close(logits.grad, torch.tensor([-0.5, 0.5]))
-
-
-# ---- distillation
-
-
-def test_forgetting_is_the_mean_of_1_less_the_cosine():
-    taught = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [1.0, 0.0]])
-    tokens = torch.tensor([[5.0, 0.0], [1.0, 0.0], [-4.0, 0.0], [3.0, 4.0]])
-    each = [0, 1, 2, 1 - 3 / 5]  # as it was, at right angles, opposite, between
-    assert forgetting(tokens, taught).item() == pytest.approx(sum(each) / 4)
-    assert forgetting(taught, taught).item() == pytest.approx(0)
 
 
 # ---- mined pairs

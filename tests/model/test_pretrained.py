@@ -12,6 +12,7 @@ import torch
 
 from model import build_model
 from model.backbone import load_pretrained
+from model.zse.settings import ZSESettings
 from utils.errors import InputError
 
 VIT = "vit_tiny_patch16_224"
@@ -146,7 +147,7 @@ def test_weights_in_the_cache_need_no_network(nowhere, monkeypatch):
 
 def test_a_refused_start_says_whose_file_it_was(nowhere):
     _save(nowhere / "weights.pth", 1.0)
-    method = build_model("zse_sbir", vit="test_vit")
+    method = build_model(ZSESettings(vit="test_vit"))
     with pytest.raises(InputError, match=r"^weights\.pth: does not fit .*unexpected: vit\.a"):
         method.load_pretrained(Path("weights.pth"))
 

@@ -5,7 +5,7 @@ import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,16 @@ import torch
 from torch import nn
 
 from datasets.benchmark import ImageList
-from retrieval import evaluate, features
+from model.settings import TrainingSettings, setting
+from retrieval import encoder, evaluate
 from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class FakeSettings(TrainingSettings):
+    method = "fake"
+
+    width: int = setting(6, "numbers of a vector", rebuilds=True)
 
 
 class FakeMethod(nn.Module):
@@ -26,12 +34,13 @@ class FakeMethod(nn.Module):
 
     name = "fake"
     training_only = ("teacher.",)
+    pair_features = ("tokens",)
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(6))
         self.dropout = nn.Dropout(0.5)
-        self.settings = {"width": 6}
+        self.settings = FakeSettings()
         self.inputs = {"size": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop": True}
         self.encoded = {"sketch": [], "photo": []}
         self.prepared = {"sketch": 0, "photo": 0}
@@ -75,13 +84,23 @@ class FakePairScorer:
 
 
 def picture(file, modality):
-    """A preprocessing: the image's number, then whole numbers drawn from its name."""
+    """The levels of an image: its number, then whole numbers drawn from its name."""
     if "broken" in file.name:
         raise InputError(f"{file}: unreadable (broken).")
     random = np.random.default_rng(zlib.crc32(file.name.encode()))
     numbers = torch.tensor(random.integers(-2, 3, size=(3, 2, 2)), dtype=torch.float32)
     numbers[0] = int(file.stem.split("-")[0])
     return numbers
+
+
+class FakePreprocessing:
+    """Images as `levels` makes them, without a file."""
+
+    def __init__(self, levels=picture):
+        self.levels = levels
+
+    def normalise(self, levels):
+        return levels
 
 
 def image_list(modality, targets, broken=()):
@@ -119,8 +138,8 @@ class World:
         self.brought = {}
 
     def run(self, monkeypatch, work):
-        """What work(rank) returns, or the exception it ends with, of each process."""
-        told = {
+        """The results of work(rank) in all processes, an exception where it ends with one."""
+        played = {
             "rank": lambda: self.here.rank,
             "world_size": lambda: self.size,
             "is_main": lambda: self.here.rank == 0,
@@ -130,9 +149,9 @@ class World:
             "tf32": lambda allowed: nullcontext(),  # a setting of the process, which threads share
         }
         with monkeypatch.context() as patch, ThreadPoolExecutor(self.size) as pool:
-            for module in (features, evaluate):
-                for name in vars(module).keys() & told.keys():
-                    patch.setattr(module, name, told[name])
+            for module in (encoder, evaluate):
+                for name in vars(module).keys() & played.keys():
+                    patch.setattr(module, name, played[name])
             ends = [pool.submit(self._start, number, work) for number in range(self.size)]
             return [end.exception() or end.result() for end in ends]
 

@@ -4,31 +4,32 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from fakes import FakeMethod, image_list, picture
+from fakes import FakeMethod, FakePreprocessing, image_list
 
 from retrieval import blocks as blocks_module
 from retrieval import evaluate as evaluate_module
 from retrieval.blocks import ON_CPU, ON_GPU, SHARE, block_sizes
 from retrieval.evaluate import evaluate
+from retrieval.scoring import RANKERS
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 MB = 10**6
 
 
 class Memory:
-    """What torch.cuda tells of a GPU's memory, on which a program had much to do before."""
+    """What torch.cuda says of a GPU's memory, on which a program had much to do before."""
 
     def __init__(self, free):
         self.free = free
-        self.taken = 7000 * MB
+        self.used = 7000 * MB
         self.peak = 50_000 * MB
 
     def take(self, size):
-        self.taken += size
-        self.peak = max(self.peak, self.taken)
+        self.used += size
+        self.peak = max(self.peak, self.used)
 
     def forget_peak(self, device):
-        self.peak = self.taken
+        self.peak = self.used
 
 
 class Hungry(FakeMethod):
@@ -68,15 +69,15 @@ def sizes_of(monkeypatch):
             method.autocast = dtype
             return nullcontext()
 
-        def asked(answer):
-            return lambda device: answer() if device == GPU else pytest.fail(f"asked of {device}")
+        def of_gpu(answer):
+            return lambda device: answer() if device == GPU else pytest.fail(f"called of {device}")
 
         with monkeypatch.context() as patch:
             patch.setattr(blocks_module, "half_where_safe", autocast)
             patch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
-            patch.setattr(torch.cuda, "mem_get_info", asked(lambda: (memory.free, 80_000 * MB)))
-            patch.setattr(torch.cuda, "memory_allocated", asked(lambda: memory.taken))
-            patch.setattr(torch.cuda, "max_memory_allocated", asked(lambda: memory.peak))
+            patch.setattr(torch.cuda, "mem_get_info", of_gpu(lambda: (memory.free, 80_000 * MB)))
+            patch.setattr(torch.cuda, "memory_allocated", of_gpu(lambda: memory.used))
+            patch.setattr(torch.cuda, "max_memory_allocated", of_gpu(lambda: memory.peak))
             patch.setattr(torch.cuda, "reset_peak_memory_stats", memory.forget_peak)
             return block_sizes(method, GPU, dtype, **settings), method
 
@@ -150,10 +151,10 @@ def test_cpus_take_what_suits_their_caches(kind):
 def test_images_are_encoded_by_these_blocks_unless_others_are_given(
     method, monkeypatch, mode, pairs, given, expected
 ):
-    asked, encoded = [], {"sketch": [], "photo": []}
+    calls, encoded = [], {"sketch": [], "photo": []}
 
     def sizes(*arguments, **settings):
-        asked.append((*arguments, settings))
+        calls.append((*arguments, settings))
         return 2, 3
 
     plain = method.encode
@@ -165,6 +166,8 @@ def test_images_are_encoded_by_these_blocks_unless_others_are_given(
     monkeypatch.setattr(evaluate_module, "block_sizes", sizes)
     method.encode = encode
     lists = image_list("sketch", [0] * 5), image_list("photo", [0] * 7)
-    evaluate(method, *lists, picture, mode=mode, device=CPU, amp="bf16", shortlist=7, **given)
+    settings = {"shortlist": 7} if mode == "rerank" else {}
+    given = {"device": CPU, "amp": "bf16", "preprocessing": FakePreprocessing()} | given
+    evaluate(method, *lists, RANKERS[mode], settings, **given)
     assert encoded == expected
-    assert asked == [(method, CPU, torch.bfloat16, {"photos": 7, "pairs": pairs})]
+    assert calls == [(method, CPU, torch.bfloat16, {"photos": 7, "pairs": pairs})]

@@ -5,31 +5,37 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from fakes import image_list, picture
-from retrieval.judge import KEPT, PER_QUERY
+from fakes import FakePreprocessing, image_list, picture
 
 from retrieval import evaluate as evaluate_module
 from retrieval.evaluate import CHECKED, evaluate
 from retrieval.expansion import expand_gallery, expand_queries
-from retrieval.metrics import interpolated_average_precision
-from retrieval.scoring import MODES
+from retrieval.metrics import METRICS, interpolated_average_precision
+from retrieval.scores import KEPT
+from retrieval.scoring import RANKERS
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
+MODES = tuple(RANKERS)
 QUERY_TARGETS = [0, 1, 2, 0, 1, 2, 2]
 GALLERY_TARGETS = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
 
 
 def score(method, queries, gallery, mode="sa", query_block=4, gallery_block=5, **settings):
+    names = {"sa": ["expand"], "rn": ["fuse", "expand"], "rerank": ["fuse", "expand", "shortlist"]}
+    own = {"shortlist": 1000} if mode == "rerank" else {}
+    own |= {name: settings.pop(name) for name in names[mode] if name in settings}
+    settings.pop("shortlist", None)
     return evaluate(
         method,
         queries,
         gallery,
-        picture,
-        mode=mode,
+        RANKERS[mode],
+        own,
         device=CPU,
         query_block=query_block,
         gallery_block=gallery_block,
+        preprocessing=FakePreprocessing(),
         **settings,
     )
 
@@ -101,7 +107,7 @@ def test_order_of_the_gallery_list_changes_nothing(method, queries, gallery):
 
 def test_all_metrics_are_there(method, queries, gallery):
     metrics = score(method, queries, gallery).metrics
-    assert set(metrics) == {*PER_QUERY, "accuracy@1"}
+    assert set(metrics) == {*METRICS, "accuracy@1"}
     assert metrics["accuracy@1"] == metrics["precision@1"]
     assert all(0 <= value <= 1 for value in metrics.values())
 
@@ -309,7 +315,7 @@ def test_no_gradient_is_kept(method, queries, gallery):
     assert method.weight.grad is None and torch.is_grad_enabled()
 
 
-def test_seconds_are_told_by_stage(method, queries, gallery):
+def test_seconds_are_there_by_stage(method, queries, gallery):
     seconds = score(method, queries, gallery).seconds
     assert set(seconds) == {"encode_gallery", "encode_queries", "score_queries"}
     assert all(value >= 0 for value in seconds.values())

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, image_list, on_disk, picture
-from retrieval.features import Encoder
+from fakes import FakeMethod, FakePreprocessing, image_list, on_disk
 
+from retrieval.encoder import Encoder
 from retrieval.evaluate import evaluate
-from retrieval.scoring import MODES
+from retrieval.scoring import RANKERS
 from utils.precision import DTYPES
 
 CPU = torch.device("cpu")
@@ -49,11 +49,15 @@ def lists(tmp_path):
 def score(method, lists, mode="rn", **settings):
     for encoded in method.encoded.values():
         encoded.clear()
-    settings = {"query_block": 2, "gallery_block": 3} | settings
-    return evaluate(method, *lists, picture, mode=mode, device=CPU, **settings)
+    names = {"sa": [], "rn": ["fuse"], "rerank": ["fuse", "shortlist"]}[mode]
+    of_ranker = {name: settings[name] for name in names if name in settings}
+    others = {name: v for name, v in settings.items() if name not in ("fuse", "shortlist")}
+    settings = {"query_block": 2, "gallery_block": 3, "device": CPU} | others
+    settings["preprocessing"] = FakePreprocessing()
+    return evaluate(method, *lists, RANKERS[mode], of_ranker, **settings)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RANKERS)
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_the_format_reaches_the_encoder_and_the_pairs(lists, settings_of_torch, mode, amp):
     torch.set_float32_matmul_precision("high")
@@ -68,20 +72,20 @@ def test_the_format_reaches_the_encoder_and_the_pairs(lists, settings_of_torch, 
     assert found.similarities.dtype == np.float32
 
 
-def test_without_a_word_all_is_in_fp32(lists):
+def test_without_the_option_all_is_in_fp32(lists):
     method = Halved()
     score(method, lists)
     assert method.scored_in == torch.float32
     assert {autocast for autocast, *_ in method.ran["encode"]} == {False}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", RANKERS)
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-@pytest.mark.parametrize("cached", [False, True])
-def test_numbers_that_a_format_holds_are_scored_as_in_fp32(lists, tmp_path, mode, amp, cached):
-    cache = tmp_path / "features" if cached else None
+@pytest.mark.parametrize("stored", [False, True])
+def test_numbers_that_a_format_holds_are_scored_as_in_fp32(lists, tmp_path, mode, amp, stored):
+    store = tmp_path / "features" if stored else None
     plain, halved = (
-        score(Halved(), lists, mode, amp=name, shortlist=3, fuse=0.5, cache=cache)
+        score(Halved(), lists, mode, amp=name, shortlist=3, fuse=0.5, store=store)
         for name in ("off", amp)
     )
     assert halved.metrics == plain.metrics
@@ -108,13 +112,14 @@ def test_others_are_rounded_to_it(lists, mode, amp, rounded):
 def test_retrieval_vectors_come_back_in_fp32(lists, tmp_path, dtype, precision, views):
     method = Halved().eval()
     torch.nn.init.constant_(method.weight, 1 / 3)
-    settings = {"workers": 0, "skip_bad": False, "keep": ("retrieval", "tokens"), "views": views}
-    settings |= {"precision": precision, "cache": tmp_path / "features"} if precision else {}
-    encoder = Encoder(method, picture, CPU, dtype=dtype, **settings)
+    settings = {"precision": precision, "store": tmp_path / "features"} if precision else {}
+    settings |= {"views": views, "preprocessing": FakePreprocessing()}
+    encoder, names = Encoder(method, CPU, dtype=dtype, **settings), ("retrieval", "tokens")
     with torch.inference_mode():
         for _ in range(2):  # the second time from what is kept
-            _, features, _ = encoder.whole(lists[1], 3, "photos encoded")
-            ((_, block, _),) = encoder.blocks(lists[1], 100, "photos encoded")
+            _, rows, _ = encoder.whole(lists[1], names, 3, "photos encoded")
+            features = {name: part[:] for name, part in rows.items()}
+            ((_, block, _),) = encoder.blocks(lists[1], names, 100, "photos encoded")
             assert features["retrieval"].dtype == block["retrieval"].dtype == torch.float32
             tokens = {None: dtype, "fp16": torch.float16, "fp32": torch.float32}[precision]
             assert features["tokens"].dtype == tokens
@@ -125,13 +130,13 @@ def test_retrieval_vectors_come_back_in_fp32(lists, tmp_path, dtype, precision, 
 
 
 def test_features_of_each_format_are_kept_apart(lists, tmp_path):
-    method, cache = Halved(), tmp_path / "features"
+    method, store = Halved(), tmp_path / "features"
     everything = {"sketch": list(range(5)), "photo": list(range(8))}
     nothing = {"sketch": [], "photo": []}
     for number, amp in enumerate(("off", "bf16", "fp16"), start=1):
-        score(method, lists, amp=amp, cache=cache)
+        score(method, lists, amp=amp, store=store)
         assert method.encoded == everything
-        assert len(list(cache.glob("*/index.json"))) == 2 * number
+        assert len(list(store.glob("*/entries.*.jsonl"))) == 2 * number
     for amp in ("fp16", "off", "bf16"):
-        score(method, lists, amp=amp, cache=cache)
+        score(method, lists, amp=amp, store=store)
         assert method.encoded == nothing

@@ -1,4 +1,4 @@
-"""Sketches against a gallery: a shortlist's pairs by blocks of photos, and a GPU's memory."""
+"""Rankers: by vectors, by pairs, and by the pairs of a shortlist; a GPU's memory."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,23 @@ import torch
 from fakes import FakeMethod
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from retrieval import scoring as scoring_module
 from retrieval.expansion import expand_gallery, expand_queries
-from retrieval.ranking import tie_order
-from retrieval.scoring import MODES, SHARE_OF_GPU, Scorer, _on_gpu_if_they_fit, check_mode
+from retrieval.ranking import Ties
+from retrieval.scoring import (
+    RANKERS,
+    SHARE_OF_GPU,
+    ByPairs,
+    ByVectors,
+    Photos,
+    Reranked,
+    names_read,
+)
 from utils.errors import InputError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 Q, G, K = 6, 23, 4
 PATHS = np.array([f"photo/{number}.jpg" for number in range(G)], dtype=object)
+PLACES = Ties(PATHS, [], CPU).places.tolist()
 
 
 def features(count, seed, values=(-2, 3)):
@@ -35,18 +43,18 @@ def photos():
     return features(G, 2)
 
 
-def scorer_of(method, photos, mode="rerank", **settings):
-    settings = {"fuse": 0.0, "expand": 0, "shortlist": K, "block": 5} | settings
-    settings = {"dtype": torch.float32, "compiled": False} | settings
-    return Scorer(
-        method, photos, PATHS[: len(photos["retrieval"])], mode=mode, device=CPU, **settings
-    )
+def photos_of(rows, block=5, device=CPU):
+    return Photos(rows, PATHS[: len(rows["retrieval"])], device=device, block=block)
+
+
+def reranked(method, rows, block=5, shortlist=K, **settings):
+    return Reranked(method, photos_of(rows, block), shortlist=shortlist, **settings)
 
 
 @torch.no_grad()
 def slowly(sketches, photos, shortlist, fuse=0.0, expand=0):
     """The ranking and the scores of each sketch, pair by pair; nan behind the shortlist."""
-    method, places = FakeMethod(), tie_order(PATHS)
+    method, places = FakeMethod(), PLACES
     vectors, compared = sketches["retrieval"], photos["retrieval"]
     if expand:
         compared = expand_gallery(compared, expand)
@@ -71,7 +79,8 @@ def slowly(sketches, photos, shortlist, fuse=0.0, expand=0):
 
 def assert_ranked(order, rankings, scores, exact=True):
     """Whole rankings, scores as given, and the ranks of some photos."""
-    photos, found = order.best(1000)
+    best = order.best(1000)
+    photos, found = best.photos, best.scores
     assert photos.tolist() == rankings
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy(), scores, rtol=0, atol=0 if exact else 1e-6)
@@ -87,7 +96,7 @@ def assert_ranked(order, rankings, scores, exact=True):
 @pytest.mark.parametrize("shortlist", [1, 4, 22, 23, 1000])
 @pytest.mark.parametrize("fuse", [0.0, 0.25])
 def test_a_shortlist_is_reordered_as_pair_by_pair(method, sketches, photos, shortlist, block, fuse):
-    scorer = scorer_of(method, photos, shortlist=shortlist, block=block, fuse=fuse)
+    scorer = reranked(method, photos, block, shortlist, fuse=fuse)
     with torch.no_grad():
         order = scorer.order(sketches)
     assert_ranked(order, *slowly(sketches, photos, shortlist, fuse))
@@ -96,7 +105,7 @@ def test_a_shortlist_is_reordered_as_pair_by_pair(method, sketches, photos, shor
 
 @pytest.mark.parametrize("expand", [1, 3])
 def test_vectors_are_averaged_once_before_all_else(method, sketches, photos, expand):
-    scorer = scorer_of(method, photos, expand=expand, fuse=0.25)
+    scorer = reranked(method, photos, expand=expand, fuse=0.25)
     with torch.no_grad():
         order = scorer.order(sketches)
     assert_ranked(order, *slowly(sketches, photos, K, 0.25, expand), exact=False)
@@ -115,8 +124,8 @@ def test_a_photo_is_prepared_once_however_many_sketches_list_it(
 ):
     union = listed(sketches, photos, shortlist)
     assert len(union) < min(G, Q * shortlist)  # some are on several lists, some on none
-    scorer = scorer_of(method, photos, shortlist=shortlist, block=block)
-    seen, prepare = [], scorer.score_pairs.prepare
+    scorer = reranked(method, photos, block, shortlist)
+    seen, prepare = [], scorer.by_pairs.score_pairs.prepare
 
     def recorded(features, modality):
         if modality == "photo":
@@ -124,7 +133,7 @@ def test_a_photo_is_prepared_once_however_many_sketches_list_it(
             seen.extend(features["retrieval"].tolist())
         return prepare(features, modality)
 
-    scorer.score_pairs.prepare = recorded
+    scorer.by_pairs.score_pairs.prepare = recorded
     with torch.no_grad():
         for block_of_sketches in (1, 2):  # once for each
             scorer.order(sketches)
@@ -139,7 +148,7 @@ def test_lists_that_hold_all_photos_together_take_turns_too(method, photos):
     sketches = {name: tensor.clone() for name, tensor in photos.items()}
     assert len(listed(sketches, photos, 12)) == G
     with torch.no_grad():
-        order = scorer_of(method, photos, shortlist=12).order(sketches)
+        order = reranked(method, photos, shortlist=12).order(sketches)
     rankings, scores = slowly(sketches, photos, 12)
     assert_ranked(order, rankings, scores)
     assert method.pairs == G * 12 and method.prepared == {"sketch": G, "photo": G}
@@ -150,28 +159,41 @@ def test_lists_that_hold_all_photos_together_take_turns_too(method, photos):
 def test_the_smallest_galleries(method, sketches, photos, gallery, shortlist):
     few = {name: tensor[:gallery] for name, tensor in photos.items()}
     with torch.no_grad():
-        order = scorer_of(method, few, shortlist=shortlist).order(sketches)
-    found, scores = order.best(1000)
+        best = reranked(method, few, shortlist=shortlist).order(sketches).best(1000)
     rankings, expected = slowly(sketches, few, shortlist)
-    assert found.tolist() == rankings
-    np.testing.assert_array_equal(scores.numpy(), expected)
+    assert best.photos.tolist() == rankings
+    np.testing.assert_array_equal(best.scores.numpy(), expected)
 
 
-def test_features_kept_in_halves_are_taken_as_they_are(method, sketches, photos):
+@pytest.mark.parametrize("k", [1, K, K + 1, G, 1000])
+@pytest.mark.parametrize("name", list(RANKERS))
+def test_rank_is_the_beginning_of_the_order(method, sketches, photos, name, k):
+    settings = {"shortlist": K} if name == "rerank" else {}
+    ranker = RANKERS[name](method, photos_of(photos), **settings)
+    with torch.no_grad():
+        ranking, best = ranker.rank(sketches, k), ranker.order(sketches).best(k)
+    assert ranking.photos.tolist() == best.photos.tolist()
+    np.testing.assert_array_equal(ranking.scores.numpy(), best.scores.numpy())
+
+
+def test_features_kept_in_halves_are_used_as_they_are(method, sketches, photos):
     halves = {**photos, "tokens": photos["tokens"].half()}
-    for mode in ("rn", "rerank"):
+    for ranker, settings in ((ByPairs, {}), (Reranked, {"shortlist": K})):
         with torch.no_grad():
-            one, other = (scorer_of(method, p, mode).order(sketches) for p in (photos, halves))
-        for found, expected in zip(other.best(G), one.best(G), strict=True):
-            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+            one, other = (
+                ranker(method, photos_of(rows), **settings).rank(sketches, G)
+                for rows in (photos, halves)
+            )
+        np.testing.assert_array_equal(one.photos.numpy(), other.photos.numpy())
+        np.testing.assert_array_equal(one.scores.numpy(), other.scores.numpy())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pairs_are_scored_in_the_format_and_ranked_in_fp32(method, sketches, photos, dtype):
     finer = {**photos, "tokens": photos["tokens"] * (1 + 2.0**-10)}  # the same in bfloat16
     with torch.no_grad():
-        scores = scorer_of(method, finer, "rn", dtype=dtype).order(sketches).best(G)[1]
-        whole = scorer_of(method, photos, "rn").order(sketches).best(G)[1]
+        scores = ByPairs(method, photos_of(finer), dtype=dtype).rank(sketches, G).scores
+        whole = ByPairs(method, photos_of(photos)).rank(sketches, G).scores
     assert method.scored_in == torch.float32 and scores.dtype == torch.float32
     assert torch.equal(scores, whole) == (dtype == torch.bfloat16)
 
@@ -179,61 +201,115 @@ def test_pairs_are_scored_in_the_format_and_ranked_in_fp32(method, sketches, pho
 # ---- all pairs, and vectors
 
 
-@pytest.mark.parametrize("mode", ["rn", "rerank"])
+@pytest.mark.parametrize("of_shortlist", [False, True])
 @pytest.mark.parametrize("expand", [0, 2])
 def test_by_pairs_all_photos_are_scored_whatever_the_shortlist(
-    method, sketches, photos, mode, expand
+    method, sketches, photos, of_shortlist, expand
 ):
-    scorer = scorer_of(method, photos, mode, fuse=0.25, expand=expand)
+    settings = {"fuse": 0.25, "expand": expand}
+    if of_shortlist:
+        ranker = reranked(method, photos, **settings).by_pairs
+    else:
+        ranker = ByPairs(method, photos_of(photos), **settings)
     with torch.no_grad():
-        order = scorer.order_by_pairs(sketches)
+        order = ranker.order(sketches)
     assert_ranked(order, *slowly(sketches, photos, G, 0.25, expand), exact=not expand)
     assert method.pairs == Q * G and method.prepared == {"sketch": Q, "photo": G}
 
 
-def test_all_pairs_are_the_order_of_rn(method, sketches, photos):
-    with torch.no_grad():
-        order = scorer_of(method, photos, "rn").order(sketches)
-    assert_ranked(order, *slowly(sketches, photos, G))
-
-
 def test_vectors_alone_need_no_pairs(method, sketches, photos):
     method.pair_scorer = None
-    scorer = scorer_of(method, {"retrieval": photos["retrieval"]}, "sa")
+    ranker = ByVectors(method, photos_of({"retrieval": photos["retrieval"]}))
     with torch.no_grad():
-        found, scores = scorer.order({"retrieval": sketches["retrieval"]}).best(G)
+        best = ranker.rank({"retrieval": sketches["retrieval"]}, G)
     rankings, _ = slowly(sketches, photos, 0)
-    assert found.tolist() == rankings
+    assert best.photos.tolist() == rankings
     similarity = sketches["retrieval"] @ photos["retrieval"].T
-    assert torch.equal(scores, similarity.gather(1, found))
+    assert torch.equal(best.scores, similarity.gather(1, best.photos))
 
 
-def test_whether_to_compile_is_said_to_the_method(method, photos):
-    asked = []
-    method.pair_scorer = lambda *arguments: asked.append(arguments)
+def test_the_method_learns_whether_to_compile(method, photos):
+    given = []
+    method.pair_scorer = lambda *arguments: given.append(arguments)
     for compiled in (False, True):
-        scorer_of(method, photos, "rn", dtype=torch.bfloat16, compiled=compiled)
-    assert asked == [(torch.bfloat16, False), (torch.bfloat16, True)]
+        ByPairs(method, photos_of(photos), dtype=torch.bfloat16, compiled=compiled)
+    assert given == [(torch.bfloat16, False), (torch.bfloat16, True)]
+
+
+# ---- identical photos
+
+
+@pytest.fixture
+def with_copies(photos):
+    """Photos 3, 9 and 20 are identical, and 5 and 6; 7 has only the vector of 3."""
+    rows = {name: tensor.clone() for name, tensor in photos.items()}
+    for name in rows:
+        rows[name][9] = rows[name][20] = rows[name][3]
+        rows[name][6] = rows[name][5]
+    rows["retrieval"][7] = rows["retrieval"][3]
+    return rows
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 1000])
+@pytest.mark.parametrize("fuse", [0.0, 0.25])
+@pytest.mark.parametrize("shortlist", [4, 12, G])
+def test_identical_photos_are_ranked_as_pair_by_pair(
+    method, sketches, with_copies, block, fuse, shortlist
+):
+    ranker = reranked(method, with_copies, block, shortlist, fuse=fuse)
+    with torch.no_grad():
+        assert_ranked(ranker.order(sketches), *slowly(sketches, with_copies, shortlist, fuse))
+        pairs = method.pairs
+        by_pairs = ranker.by_pairs.order(sketches)
+    assert_ranked(by_pairs, *slowly(sketches, with_copies, G, fuse))
+    assert method.pairs - pairs == Q * (G - 3)  # of identical photos the first alone
+
+
+class Noisy(FakeMethod):
+    """Scores that differ in the last bits wherever a photo stands, as products round."""
+
+    def similarity(self, queries, gallery):
+        exact = super().similarity(queries, gallery)
+        return exact * (1 + 1e-7 * torch.rand(exact.shape))
+
+    def pair_similarity(self, queries, gallery):
+        exact = super().pair_similarity(queries, gallery)
+        return exact * (1 + 1e-7 * torch.rand(exact.shape))
+
+
+@pytest.mark.parametrize("name", list(RANKERS))
+@pytest.mark.parametrize("expand", [0, 2])
+def test_rounding_never_parts_identical_photos(sketches, with_copies, name, expand):
+    settings = {"expand": expand} | ({"shortlist": 12} if name == "rerank" else {})
+    with torch.no_grad():
+        for block in (1, 3, 1000):
+            ranker = RANKERS[name](Noisy().eval(), photos_of(with_copies, block), **settings)
+            ranking = ranker.rank(sketches, G)
+            for row, scores in zip(ranking.photos.tolist(), ranking.scores, strict=True):
+                for copies in ((3, 9, 20), (5, 6)) if name != "sa" else ((3, 7, 9, 20), (5, 6)):
+                    places = [row.index(photo) for photo in sorted(copies, key=PLACES.__getitem__)]
+                    assert places == sorted(places)
+                    scored = scores[places][~scores[places].isnan()]  # nan behind the shortlist
+                    assert len(scored.unique()) <= 1
 
 
 # ---- what cannot be
 
 
-@pytest.mark.parametrize("mode", ["", "RN", "both"])
-def test_an_unknown_mode_is_an_error_that_names_the_others(method, mode):
-    with pytest.raises(InputError, match=f"'{mode}'.*rn.*sa.*rerank"):
-        check_mode(method, mode)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_pairs_need_a_method_that_scores_them(method, mode):
-    check_mode(method, mode)
+@pytest.mark.parametrize("name", list(RANKERS))
+def test_pairs_need_a_method_that_scores_them(method, photos, name):
+    ranker = RANKERS[name]
+    wanted = ("retrieval",) if name == "sa" else ("retrieval", "tokens")
+    assert names_read(method, ranker) == wanted
     method.pair_scorer = None
-    if mode == "sa":
-        check_mode(method, mode)
+    if name == "sa":
+        assert names_read(method, ranker) == wanted
         return
-    with pytest.raises(InputError, match=f"fake has no pair scores .-r {mode}"):
-        check_mode(method, mode)
+    settings = {"shortlist": K} if name == "rerank" else {}
+    with pytest.raises(InputError, match="fake has no pair scores"):
+        names_read(method, ranker)
+    with pytest.raises(InputError, match="fake has no pair scores"):
+        ranker(method, photos_of(photos), **settings)
 
 
 # ---- a GPU
@@ -241,58 +317,56 @@ def test_pairs_need_a_method_that_scores_them(method, mode):
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    """_on_gpu_if_they_fit() on a GPU of so many bytes free, whose tensors have no content."""
+    """Photos on a GPU of so many bytes free, whose tensors have no content, once they are moved."""
 
-    def kept(photos, dtype, free):
+    def kept(rows, dtype, free):
         def mem_get_info(device):
             assert device == GPU
             return free, 10 * free
 
         monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+        photos = photos_of(rows)
+        photos.device = GPU
         with FakeTensorMode(allow_non_fake_inputs=True):
-            photos = {**photos, "retrieval": photos["retrieval"].to(GPU)}
-            return photos, _on_gpu_if_they_fit(photos, dtype, GPU)
+            photos.move_to_gpu(dtype)
+        return photos
 
     return kept
 
 
-NUMBERS = 2 * G * 6  # of both features
+NUMBERS = G * 6  # of the tokens
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
 def test_a_gallery_goes_to_a_gpu_that_has_twice_the_room(on_gpu, photos, dtype, size, stored):
     assert SHARE_OF_GPU == 0.5
-    photos = {**photos, "tokens": photos["tokens"].to(stored)}
-    photos, found = on_gpu(photos, dtype, 2 * NUMBERS * size)
-    assert found.keys() == photos.keys()
+    rows = {**photos, "tokens": photos["tokens"].to(stored)}
+    found = on_gpu(rows, dtype, 2 * NUMBERS * size).others
+    assert found.keys() == {"tokens"}
     assert (found["tokens"].device, found["tokens"].dtype) == (GPU, dtype)
     assert found["tokens"].shape == photos["tokens"].shape
-    assert found["retrieval"] is photos["retrieval"] and found["retrieval"].device == GPU
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_without_that_room_it_stays_where_it_is(on_gpu, photos, dtype, size):
-    photos, found = on_gpu(photos, dtype, 2 * NUMBERS * size - 1)
-    assert all(found[name] is tensor for name, tensor in photos.items())
-    assert found["tokens"].device == CPU
+    found = on_gpu(photos, dtype, 2 * NUMBERS * size - 1).others
+    assert found["tokens"] is photos["tokens"]
 
 
 def test_on_a_cpu_nothing_is_copied(photos, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("there is no GPU"))
-    found = _on_gpu_if_they_fit(photos, torch.bfloat16, CPU)
-    assert all(found[name] is tensor for name, tensor in photos.items())
+    found = photos_of(photos)
+    found.move_to_gpu(torch.bfloat16)
+    assert found.others["tokens"] is photos["tokens"]
+    assert found.vectors is photos["retrieval"]
 
 
-@pytest.mark.parametrize("mode", ["rn", "rerank", "sa"])
-def test_only_pairs_bring_the_tokens_to_the_gpu(method, photos, monkeypatch, mode):
-    asked = []
-
-    def moved(photos, dtype, device):
-        asked.append((sorted(photos), dtype, device))
-        return photos
-
-    monkeypatch.setattr(scoring_module, "_on_gpu_if_they_fit", moved)
-    scorer_of(method, photos, mode, dtype=torch.bfloat16)
-    expected = [] if mode == "sa" else [(["retrieval", "tokens"], torch.bfloat16, CPU)]
-    assert asked == expected
+@pytest.mark.parametrize("name", list(RANKERS))
+def test_only_pairs_bring_the_tokens_to_the_gpu(method, photos, monkeypatch, name):
+    moved = []
+    monkeypatch.setattr(Photos, "move_to_gpu", lambda photos, dtype: moved.append(dtype))
+    settings = {} if name == "sa" else {"dtype": torch.bfloat16}
+    settings |= {"shortlist": K} if name == "rerank" else {}
+    RANKERS[name](method, photos_of(photos), **settings)
+    assert moved == ([] if name == "sa" else [torch.bfloat16])

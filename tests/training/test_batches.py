@@ -7,10 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_data import write_benchmark
+from sample_data import training_list
 
 import training.batches
-from datasets import load_benchmark
 from datasets.images import Preprocessing
 from training.batches import ATTEMPTS, BATCHES, Classes, EpochSampler, Triplets, build_batches
 from utils.errors import InputError
@@ -27,12 +26,6 @@ ROWS = (
     "chances",
 )
 DRAWS = [(epoch, number) for epoch in range(3) for number in range(50)]
-
-
-def training_list(root, **counts):
-    write_benchmark(root, unseen=1, **counts)
-    split = "test_class_sketchy25"
-    return load_benchmark("sketchy_extend", split, root, unseen=False, validation=False).train
 
 
 def draws(kind, images, seed=0, skip_bad=False, **settings):
@@ -339,7 +332,7 @@ def test_attempts_at_a_draw_go_through_all_classes(tmp_path):
 
 
 def named_pairs(tmp_path):
-    """A list whose sketches but the last of a class are called as photos of it: 4 of 5 photos."""
+    """Sketches named after photos of their class, but for the last sketch of each class."""
     images = training_list(tmp_path)  # 4 sketches and 5 photos a class
     path = images.path.copy()
     for target in range(6):
@@ -350,7 +343,7 @@ def named_pairs(tmp_path):
 
 
 @pytest.mark.parametrize("per_class", [1, 3])
-def test_sketches_come_with_their_own_photos_as_often_as_asked(tmp_path, per_class):
+def test_sketches_come_with_their_own_photos_as_often_as_the_setting_says(tmp_path, per_class):
     images = named_pairs(tmp_path)
     own = images.own_photos()
     assert (own >= 0).sum() == 18
@@ -376,8 +369,8 @@ def test_always_and_never_are_exact_and_change_no_sketch(tmp_path):
 
 def test_names_that_tell_of_no_photo_change_no_draw(tmp_path):
     images = training_list(tmp_path)
-    plain, asked = classes(images, per_class=2), classes(images, per_class=2, own_photo=1.0)
-    assert all(plain.draw(*key) == asked.draw(*key) for key in DRAWS)
+    plain, own = classes(images, per_class=2), classes(images, per_class=2, own_photo=1.0)
+    assert all(plain.draw(*key) == own.draw(*key) for key in DRAWS)
 
 
 # ---- augmentation
@@ -385,16 +378,16 @@ def test_names_that_tell_of_no_photo_change_no_draw(tmp_path):
 
 def test_pictures_are_augmented_as_levels(tmp_path, kind, monkeypatch):
     images = training_list(tmp_path)
-    asked = []
+    given = []
 
     def invert(levels, modality, augmentation, random):
-        asked.append((levels.dtype, modality, augmentation))
+        given.append((levels.dtype, modality, augmentation))
         return 255 - levels
 
     monkeypatch.setattr(training.batches, "augment", invert)
     dataset = draws(kind, images, per_class=2, augmentation="light")
     item = dataset[1, 3]
-    assert asked == [(torch.uint8, m, "light") for m in ["sketch"] * 2 + ["photo"] * 2]
+    assert given == [(torch.uint8, m, "light") for m in ["sketch"] * 2 + ["photo"] * 2]
     pictures = [*item["sketches"], *item["photos"]]
     for picture, index in zip(pictures, dataset.draw(1, 3), strict=True):
         levels = READ.levels(images.file(index), images.modality[index])
@@ -491,9 +484,9 @@ def test_under_skip_bad_another_class_takes_the_place_of_an_unreadable_draw(tmp_
     dataset = classes(images, skip_bad=True, per_class=2)
     for number in range(12):
         item, drawn = dataset[0, number], class_of(dataset, 0, number)
-        taken = {*item["sketch_targets"].tolist(), *item["photo_targets"].tolist()}
+        found = {*item["sketch_targets"].tolist(), *item["photo_targets"].tolist()}
         expected = class_of(dataset, 0, number, attempt=int(drawn == 3))
-        assert taken == {expected} != {3}
+        assert found == {expected} != {3}
         assert len(item["unreadable"]) == (drawn == 3)
         indices = dataset.draw(0, number, attempt=int(drawn == 3))
         assert torch.equal(item["photos"][1], READ.levels(images.file(indices[3]), "photo"))
@@ -638,14 +631,14 @@ def loaded(kind, images, workers, epochs=1, **more):
     return found
 
 
-def test_a_loader_draws_as_it_is_told(tmp_path):
+def test_a_loader_draws_as_its_settings_say(tmp_path):
     images, sampler = training_list(tmp_path), EpochSampler(draws=9, size=4)
     for kind, of_kind in (("triplets", Triplets), ("classes", Classes)):
         more = {"draw_settings": draw_settings(), "workers": 0}
         dataset = build_batches(kind, images, READ, sampler, **more).dataset
         assert type(dataset) is of_kind
-        told = {name: getattr(dataset, name) for name in draw_settings()}
-        assert told == draw_settings()
+        found = {name: getattr(dataset, name) for name in draw_settings()}
+        assert found == draw_settings()
 
 
 def test_any_number_of_workers_gives_the_same_batches(tmp_path, kind):

@@ -13,11 +13,10 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from sample_data import write_benchmark
+from sample_data import training_list
 from torch.utils.data import DataLoader
 
 import training.picture_cache
-from datasets import load_benchmark
 from datasets.images import Preprocessing
 from training.picture_cache import PAGE, STAMP, PictureCache, open_picture_cache
 from utils.errors import InputError
@@ -28,10 +27,7 @@ READ = Preprocessing(size=16, mean=HALF, std=HALF, crop=True)
 
 @pytest.fixture
 def images(tmp_path):
-    write_benchmark(tmp_path / "data", seen=2, unseen=1, sketches=2, photos=3)
-    more = {"unseen": False, "validation": False}
-    split = "test_class_sketchy25"
-    return load_benchmark("sketchy_extend", split, tmp_path / "data", **more).train
+    return training_list(tmp_path / "data", seen=2, sketches=2, photos=3)
 
 
 @pytest.fixture
@@ -49,7 +45,7 @@ def reads(monkeypatch):
 
 @pytest.fixture
 def said(monkeypatch):
-    """What the log was told."""
+    """The lines of the log."""
     lines = []
     for level in ("info", "warning"):
         note = lambda text, *values: lines.append(text % values)  # noqa: E731
@@ -280,12 +276,12 @@ def refusal(tmp_path, images):
     return sentence
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path, images):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, images):
     (tmp_path / "kept").write_text("a file")
     assert "File exists" in refusal(tmp_path, images)
 
 
-def test_too_little_space_is_told_before_anything_is_read(tmp_path, images, monkeypatch, reads):
+def test_too_little_space_is_an_error_before_anything_is_read(tmp_path, images, monkeypatch, reads):
     usage = SimpleNamespace(free=1000)
     monkeypatch.setattr(training.picture_cache.shutil, "disk_usage", lambda folder: usage)
     assert "only 0.0 MB are free" in refusal(tmp_path, images)
@@ -294,7 +290,7 @@ def test_too_little_space_is_told_before_anything_is_read(tmp_path, images, monk
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_disk_that_fills_while_space_is_reserved_is_told(tmp_path, images, monkeypatch, code):
+def test_a_disk_that_fills_while_space_is_reserved_is_an_error(tmp_path, images, monkeypatch, code):
     def refuse(*_):
         raise OSError(code, os.strerror(code))
 
@@ -340,13 +336,15 @@ class AsDataset:
         return self.cache.read(number)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_data_workers_fill_and_read_the_file(tmp_path, images, reads, start):
+@pytest.mark.parametrize(
+    ("start", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)]
+)
+def test_data_workers_fill_and_read_the_file(tmp_path, images, reads, start, workers):
     if start not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this system does not {start}")
     expected = fresh(images)
     cache = cache_of(tmp_path, images)
-    more = {"num_workers": 2, "batch_size": 5, "multiprocessing_context": start}
+    more = {"num_workers": workers, "batch_size": 5, "multiprocessing_context": start}
     assert torch.equal(torch.cat(list(DataLoader(AsDataset(cache), **more))), expected)
     reads.clear()
     assert torch.equal(every_picture(cache), expected)

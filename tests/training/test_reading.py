@@ -5,12 +5,13 @@ import signal
 
 import pytest
 import torch
-from test_batches import HALF, training_list
+from sample_data import training_list
 
 from datasets.images import Preprocessing
 from training.batches import EpochSampler, build_batches
-from training.reading import NOTHING, Reading, told_of_dead_worker
+from training.reading import NOTHING, Reading, explain_dead_worker
 
+HALF = (0.5, 0.5, 0.5)
 DEADLY = "photo 2.jpg"
 
 
@@ -57,7 +58,7 @@ def test_a_dead_worker_is_reported_with_its_file(tmp_path, ends, how):
     error = death(loader)
     ((pid, number),) = loader.dataset.reading.rows.tolist()
     assert images.path[number].endswith(DEADLY)
-    assert str(told_of_dead_worker(loader, error)) == (
+    assert str(explain_dead_worker(loader, error)) == (
         f"Data worker {pid} {how} while it read {images.file(number)} (named in "
         f"{images.origin[number]}). If the machine's memory ran out, lower --num_workers; else "
         "check that file."
@@ -79,7 +80,7 @@ def loader(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "explained"),
     [
         (
             "DataLoader worker (pid 11) is killed by signal: Killed. ",
@@ -105,38 +106,39 @@ def loader(tmp_path):
         ),
     ],
 )
-def test_what_torch_says_becomes_a_sentence(loader, said, told):
+def test_what_torch_says_becomes_a_sentence(loader, said, explained):
     images = loader.dataset.images
     file = f"{images.file(3)} (named in {images.origin[3]})"
-    assert str(told_of_dead_worker(loader, RuntimeError(said))) == told.replace("{3}", file)
+    sentence = str(explain_dead_worker(loader, RuntimeError(said)))
+    assert sentence == explained.replace("{3}", file)
 
 
 def test_two_files_are_two_to_check(loader):
     loader.dataset.reading = table((11, 3), (22, 4))
     error = RuntimeError("DataLoader worker (pid(s) 11, 22) exited unexpectedly")
-    told = str(told_of_dead_worker(loader, error))
-    assert all(str(loader.dataset.images.file(number)) in told for number in (3, 4))
-    assert told.endswith("else check those files.")
+    sentence = str(explain_dead_worker(loader, error))
+    assert all(str(loader.dataset.images.file(number)) in sentence for number in (3, 4))
+    assert sentence.endswith("else check those files.")
 
 
 def test_the_signal_is_looked_for_in_what_led_to_the_error(loader):
     error = RuntimeError("DataLoader worker (pid(s) 11) exited unexpectedly")
     error.__cause__ = RuntimeError("DataLoader worker (pid 11) is killed by signal: Killed. ")
-    assert "11 was killed (Killed) while" in str(told_of_dead_worker(loader, error))
+    assert "11 was killed (Killed) while" in str(explain_dead_worker(loader, error))
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("CUDA out of memory"), ValueError("is killed by signal: Killed")]
 )
 def test_other_errors_are_left_alone(loader, error):
-    assert told_of_dead_worker(loader, error) is None
+    assert explain_dead_worker(loader, error) is None
 
 
 def test_without_workers_nothing_is_noted(tmp_path):
     loader = loader_of(training_list(tmp_path), Preprocessing(16, HALF, HALF, True), 0)
     assert loader.dataset.reading is None
     error = RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
-    assert "Data worker 5 was killed (Killed). If" in str(told_of_dead_worker(loader, error))
+    assert "Data worker 5 was killed (Killed). If" in str(explain_dead_worker(loader, error))
 
 
 def test_a_worker_that_is_done_reads_nothing(tmp_path):

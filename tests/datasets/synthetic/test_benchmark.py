@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sample_data import class_names
 
-from datasets import load_benchmark, synthetic
+from datasets import load_benchmark
+from datasets.synthetic import benchmark as synthetic
 from datasets.synthetic.benchmark import (
     SPLIT,
     STANDARD,
@@ -26,6 +27,7 @@ from datasets.synthetic.benchmark import (
     write_synthetic,
 )
 from datasets.synthetic.drawn import CATEGORIES
+from datasets.synthetic.drawn.shapes import Measures
 from utils.errors import InputError
 
 SMALL = {"instances": 2, "size": 24, "seed": 5}
@@ -161,7 +163,7 @@ def test_the_palette_has_a_colour_for_every_part():
 def test_part_names_are_all_that_instances_have():
     for category, build in CATEGORIES.items():
         generators = (np.random.default_rng([7, number]) for number in range(40))
-        parts = [part for random in generators for part in build(synthetic.Measures(random))]
+        parts = [part for random in generators for part in build(Measures(random))]
         assert {part.name for part in parts} <= set(part_names(category)), category
         assert part_names(category) == sorted(set(part_names(category)))
 
@@ -203,7 +205,7 @@ KEYS = st.lists(
 @settings(max_examples=15, deadline=None)
 @given(KEYS)
 def test_a_pair_depends_on_its_arguments_alone(keys):
-    """Not on the order of calls, nor on anybody else's random numbers."""
+    """Not on the order of calls, nor on other random numbers."""
     first = [pixels(draw_pair(name, number, 16, seed)) for name, number, seed in keys]
     np.random.seed(1)
     np.random.random(3)
@@ -357,16 +359,16 @@ def test_it_is_drawn_where_it_is_absent_and_only_then(tmp_path, drawn_small, mon
 
 
 def test_loading_draws_the_standard(monkeypatch, tmp_path):
-    asked = []
+    drawn = []
 
     def write_pictures(folder, *settings):
-        asked.append(settings)
+        drawn.append(settings)
         (folder / "parts").mkdir()
 
     monkeypatch.setattr(synthetic, "_write_pictures", write_pictures)
     with pytest.raises(InputError, match="listed files missing"):
         load(tmp_path)
-    assert asked == [(STANDARD["instances"], STANDARD["size"], STANDARD["seed"])]
+    assert drawn == [(STANDARD["instances"], STANDARD["size"], STANDARD["seed"])]
     assert read_description(tmp_path / "Synthetic") == STANDARD
 
 
@@ -426,7 +428,7 @@ def test_a_process_on_another_machine_draws_its_own(tmp_path, drawn_small, monke
 
 
 def overtaken(monkeypatch, root):
-    """While a pair is drawn, let somebody else finish the whole drawing, with another seed."""
+    """While a pair is drawn, another process finishes the whole drawing, with another seed."""
 
     def draw(*key):
         if not (root / "Synthetic").exists():
@@ -444,7 +446,7 @@ def test_a_drawing_that_comes_second_is_dropped(tmp_path, drawn_small, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["Synthetic"]
 
 
-def test_who_asked_for_a_drawing_is_told_that_it_came_second(tmp_path, monkeypatch):
+def test_writing_a_drawing_that_comes_second_is_an_error(tmp_path, monkeypatch):
     overtaken(monkeypatch, tmp_path)
     with pytest.raises(InputError, match="exists already"):
         write_synthetic(tmp_path, **SMALLEST, seed=3)

@@ -14,9 +14,11 @@ import torch
 
 from model import build_model
 from model.zse.published import from_published
+from model.zse.settings import ZSESettings
 from utils.checkpoints import load_strictly
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+pytestmark = pytest.mark.slow
+GOLDEN = Path(__file__).parents[2] / "golden"
 NORMS = ("norm.a", "layer_norm_input.weight", "layer_norm_out.weight", "encoder_norm.weight")
 
 
@@ -29,9 +31,9 @@ def recorded():
 @pytest.fixture(scope="module")
 def computed():
     """What our network computes from the same weights and images, by the recorded names."""
-    content = from_published({"model": _draw_weights()}, "drawn weights", heads=8)
+    content = from_published({"model": _draw_weights()}, "drawn weights", {"heads": 8})
     with torch.device("meta"):  # no time for an initialisation that is written over
-        method = build_model(content["method"], **content["settings"])
+        method = build_model(ZSESettings(**content["settings"]))
     method.to_empty(device="cpu").eval()
     load_strictly(method, content["model"], "drawn weights")
     with torch.inference_mode():

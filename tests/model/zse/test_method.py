@@ -8,16 +8,17 @@ import torch
 
 from model import build_model
 from model.losses import classwise_contrastive, mine_pairs
+from model.zse.settings import ZSESettings
 from model.zse.whitening import Whitening
 from utils.errors import InputError
 
 MINI = {"vit": "vit_mini_patch8_48"}  # the quickest: 48 px, 4 blocks, 9 or 36 anchors
+PAPERS = "vit_tiny_patch16_224"  # images and patches as in the paper: 49 or 196 anchors
 WEIGHTS = {
     "triplet_weight": 0.5,
     "relation_weight": 3.0,
     "contrastive_weight": 2.0,
     "classification_weight": 0.25,
-    "distillation_weight": 4.0,
 }
 EVERYTHING = {
     **MINI,
@@ -28,7 +29,7 @@ EVERYTHING = {
     "relation_loss": "logistic",
     "temperature": 0.2,
     "learn_temperature": True,
-    "classes": 6,
+    "classes": 6,  # no setting, but how many are seen
 }
 SIDES = ("sketches", "photos")
 
@@ -144,11 +145,11 @@ def test_classification_weight_adds_exactly_one_loss(build_small, draw_batch):
 
 
 @torch.inference_mode()
-def test_published_losses_are_weighted_as_asked(build_small, draw_batch):
+def test_published_losses_have_the_weights_of_the_settings(build_small, draw_batch):
     batch = draw_batch(2)
     published = build_small().losses(batch, 0.5)
-    losses = build_small(triplet_weight=0.0, relation_weight=1.0).losses(batch, 0.5)
-    assert losses["triplet"] == 0
+    losses = build_small(triplet_weight=4.0, relation_weight=1.0).losses(batch, 0.5)
+    torch.testing.assert_close(losses["triplet"], 2 * published["triplet"])
     torch.testing.assert_close(4 * losses["relation"], published["relation"])
 
 
@@ -174,27 +175,45 @@ def test_every_parameter_learns(changed, build_small, draw_batch):
 def test_without_the_pair_losses_every_parameter_still_has_a_gradient(build_small, draw_batch):
     weights = {"triplet_weight": 0.0, "relation_weight": 0.0, "contrastive_weight": 1.0}
     method = build_small(**weights).train()
-    method(draw_batch(2), 0.0)["total"].backward()
+    losses = method(draw_batch(2), 0.0)
+    assert set(losses) == {"contrastive", "total"}
+    losses["total"].backward()
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
     assert all(parameter.grad is not None for parameter in learning)
     assert not any(parameter.grad.any() for parameter in method.relation.parameters())
     assert any(parameter.grad.any() for parameter in method.tokenizer.parameters())
 
 
+@torch.inference_mode()
+def test_without_any_weight_all_losses_are_named_and_0(build_small, draw_batch):
+    losses = build_small(triplet_weight=0.0, relation_weight=0.0)(draw_batch(2), 0.0)
+    assert {name: loss.item() for name, loss in losses.items()} == {
+        "triplet": 0,
+        "relation": 0,
+        "total": 0,
+    }
+
+
 @pytest.mark.parametrize(
-    ("anchors", "keep_rate", "downsampling"),
-    [(49, 1.0, "spatial"), (36, 0.9, "published"), (144, 0.9, "published"), (196, 1.0, "spatial")],
+    ("vit", "anchors", "keep_rate", "downsampling"),
+    [
+        ("test_vit", 25, 1.0, "spatial"),
+        ("test_vit", 16, 0.86, "published"),
+        ("test_vit", 64, 0.86, "published"),
+        ("test_vit", 100, 1.0, "spatial"),
+        pytest.param(PAPERS, 49, 1.0, "spatial", marks=pytest.mark.slow),
+        pytest.param(PAPERS, 36, 0.9, "published", marks=pytest.mark.slow),
+        pytest.param(PAPERS, 144, 0.9, "published", marks=pytest.mark.slow),
+        pytest.param(PAPERS, 196, 1.0, "spatial", marks=pytest.mark.slow),
+    ],
 )
-def test_every_number_of_anchors_trains_and_scores(anchors, keep_rate, downsampling, draw_batch):
+def test_every_number_of_anchors_trains_and_scores(
+    vit, anchors, keep_rate, downsampling, draw_batch
+):
+    settings = {"anchors": anchors, "keep_rate": keep_rate, "downsampling": downsampling}
     torch.manual_seed(0)
-    method = build_model(
-        "zse_sbir",
-        vit="vit_tiny_patch16_224",
-        anchors=anchors,
-        keep_rate=keep_rate,
-        downsampling=downsampling,
-    )
-    batch = draw_batch(1, size=224)
+    method = build_model(ZSESettings(vit=vit, **settings))
+    batch = draw_batch(1, method.inputs["size"])
     optimizer = torch.optim.SGD(method.parameters(), lr=1e-3)
     last = method.relation.score[-1].weight
     before = last.clone()
@@ -242,8 +261,6 @@ def test_losses_of_classes_are_the_formulas_written_out(build_small, draw_classe
         scores = method.classifier(side).log_softmax(1)
         for score, target in zip(scores, targets, strict=True):  # smoothed by 0.1 over 6 classes
             classification -= (0.9 * score[target] + 0.1 * score.mean()).item() / (2 * S)
-    taught = method.teacher(batch["photos"])[:, 0]
-    cosines = [torch.cosine_similarity(a, b, 0) for a, b in zip(retrieval[1], taught, strict=True)]
     temperature = (1 / method.contrastive_scale.exp()).item()  # not quite 0.2: drawn at random
 
     assert sum(triplets) > 0
@@ -252,7 +269,6 @@ def test_losses_of_classes_are_the_formulas_written_out(build_small, draw_classe
         "relation": 3 * sum(relation) / (2 * S),
         "contrastive": 2 * classwise_contrastive(*retrieval, targets, targets, temperature).item(),
         "classification": 0.25 * classification,
-        "distillation": 4 * (1 - sum(cosines).item() / S),
     }
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(wanted, rel=1e-4)
     assert all(loss > 0.01 for loss in wanted.values())
@@ -260,25 +276,24 @@ def test_losses_of_classes_are_the_formulas_written_out(build_small, draw_classe
 
 @pytest.mark.parametrize("name", WEIGHTS)
 @torch.inference_mode()
-def test_a_loss_without_a_weight_is_0_or_absent(name, build_small, draw_classes):
-    method, batch = build_small(**{**EVERYTHING, name: 0.0}), draw_classes()
-    losses, loss = method.losses(batch, 0.5), name.removesuffix("_weight")
-    if loss in ("triplet", "relation"):
-        assert losses.pop(loss) == 0
+def test_a_loss_without_a_weight_is_absent_and_changes_no_other(name, build_small, draw_classes):
+    method, batch = build_small(**EVERYTHING), draw_classes()
+    every = method.losses(batch, 0.5)
+    without = build_small(**{**EVERYTHING, name: 0.0})
+    without.load_state_dict(method.state_dict(), strict=False)
+    losses = without.losses(batch, 0.5)
     assert set(losses) == {n.removesuffix("_weight") for n in WEIGHTS if n != name}
     assert all(value > 0 for value in losses.values())
+    torch.testing.assert_close(losses, {loss: every[loss] for loss in losses})
 
 
 @pytest.mark.parametrize("each", [1, 2])
 @pytest.mark.parametrize("changed", [{}, {"layers": 2, "anchors": 36, "downsampling": "spatial"}])
-def test_every_trainable_parameter_learns_from_classes(changed, each, build_small, draw_classes):
+def test_every_parameter_learns_from_classes(changed, each, build_small, draw_classes):
     method = build_small(**{**EVERYTHING, **changed}).train()
     method(draw_classes(classes=3, each=each), 0.0)["total"].backward()
     for name, parameter in method.named_parameters():
-        assert parameter.requires_grad != name.startswith("teacher."), name
-        if not parameter.requires_grad:
-            assert parameter.grad is None, name
-            continue
+        assert parameter.requires_grad, name
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         if not name.endswith("key.bias"):  # shifts all logits of a query alike
@@ -308,7 +323,7 @@ def test_bfloat16_gives_finite_losses_near_those_of_fp32(
         rough = method(batch, 0.0)
     assert all(loss.dtype == torch.float32 for loss in rough.values())
     torch.testing.assert_close(rough, exact, rtol=0.05, atol=0.02)
-    assert rough["distillation"] != exact["distillation"]  # it was computed in bfloat16
+    assert rough["contrastive"] != exact["contrastive"]  # of tokens computed in bfloat16
     rough["total"].backward()
     learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
     assert all(parameter.grad.isfinite().all() for parameter in learning)
@@ -345,40 +360,11 @@ def test_without_the_contrastive_loss_there_is_no_temperature():
     assert "contrastive_scale" not in _untrained(learn_temperature=True).state_dict()
 
 
-# ---- the teacher
-
-
-def test_the_teacher_says_what_the_tokenizer_said_before_training(build_small, draw_classes):
-    method, batch = build_small(**EVERYTHING, dropout=0.0).train(), draw_classes()
-    assert method.losses(batch, 0.0)["distillation"] > 0.01  # a random network's opinion
-    method.before_training()
-    _assert_same_tensors(method.teacher, method.tokenizer)
-    start = {name: tensor.clone() for name, tensor in method.teacher.state_dict().items()}
-    assert method.losses(batch, 0.0)["distillation"].item() == pytest.approx(0, abs=1e-5)
-    _train(method, batch)
-    for name, tensor in method.teacher.state_dict().items():
-        assert torch.equal(tensor, start[name]), name
-    assert any(not torch.equal(t, start[n]) for n, t in method.tokenizer.state_dict().items())
-    assert method.losses(batch, 0.0)["distillation"] > 1e-4
-
-
-def test_the_teacher_stays_in_evaluation_mode(draw_images):
-    method = _untrained(distillation_weight=1.0, keep_rate=1.0, dropout=0.5)
-    for mode in (True, False, True):
-        assert method.train(mode) is method
-        assert all(module.training == mode for module in method.tokenizer.modules())
-        assert not any(module.training for module in method.teacher.modules())
-    images = draw_images(2, 48)
-    assert torch.equal(method.teacher(images), method.teacher(images))
-    assert not torch.equal(method.tokenizer(images), method.tokenizer(images))
-
-
-def test_without_a_teacher_nothing_precedes_training():
+def test_nothing_precedes_training():
     method = _untrained()
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     method.before_training()
     assert all(torch.equal(tensor, before[n]) for n, tensor in method.state_dict().items())
-    assert method.teacher is None
 
 
 # ---- whitening
@@ -422,9 +408,8 @@ def test_a_retrieval_token_is_whitened_as_its_modality(build_small, draw_images)
 
 
 def test_rates_fall_with_depth_and_new_parts_have_their_own(build_small):
-    method = build_small(**EVERYTHING)
-    recipe = {"learning_rate": 0.5, "layer_decay": 0.25, "new_rate": 10.0}
-    groups = method.parameter_groups(recipe)
+    method = build_small(**EVERYTHING, learning_rate=0.5, layer_decay=0.25, new_rate=10.0)
+    groups = method.parameter_groups()
     assert len(groups) == 7  # the norm, 4 blocks, the embeddings, the rest
     rates = [(id(p), group["lr"]) for group in groups for p in group["params"]]
     wanted = []
@@ -436,8 +421,7 @@ def test_rates_fall_with_depth_and_new_parts_have_their_own(build_small):
             rate = 0.5
         if name.startswith("tokenizer.vit.blocks."):
             rate = 0.5 * 0.25 ** (4 - int(name.split(".")[3]))
-        if not name.startswith("teacher."):
-            wanted.append((id(parameter), rate))
+        wanted.append((id(parameter), rate))
     assert sorted(rates) == sorted(wanted)
     assert [group["lr"] for group in torch.optim.AdamW(groups).param_groups] == [
         group["lr"] for group in groups
@@ -447,8 +431,7 @@ def test_rates_fall_with_depth_and_new_parts_have_their_own(build_small):
 @pytest.mark.parametrize("learns", [True, False])
 def test_the_published_rates_are_one_group_of_all_that_learns(learns, build_small):
     method = build_small(**{**EVERYTHING, "learn_temperature": learns})
-    recipe = {"learning_rate": 1e-5, "layer_decay": 1.0, "new_rate": 1.0}
-    (group,) = method.parameter_groups(recipe)
+    (group,) = method.parameter_groups()
     learning = [id(p) for p in method.parameters() if p.requires_grad]
     assert sorted(id(p) for p in group["params"]) == sorted(learning)
     assert (id(method.contrastive_scale) in learning) == learns
@@ -503,8 +486,9 @@ def test_with_a_shortcut_cross_attention_starts_as_the_identity(draw_images):
 def test_settings_say_everything():
     changed = {**EVERYTHING, "heads": 4, "layers": 2, "anchors": 36, "dropout": 0.25}
     method = _untrained(**changed)
-    assert {name: method.settings[name] for name in changed} == changed
-    other = build_model("zse_sbir", **method.settings)
+    classes = changed.pop("classes")
+    assert {name: getattr(method.settings, name) for name in changed} == changed
+    other = build_model(method.settings, classes)
     assert other.settings == method.settings
     assert other.state_dict().keys() == method.state_dict().keys()
     assert other.batches == method.batches == "classes"
@@ -512,15 +496,15 @@ def test_settings_say_everything():
 
 def test_what_is_left_open_follows_from_the_vit():
     with torch.device("meta"):
-        method = build_model("zse_sbir", vit="vit_base_patch16_224")
+        method = build_model(ZSESettings(vit="vit_base_patch16_224"))
     wanted = {"width": 768, "heads": 8, "layers": 1, "hidden": 1024, "anchors": 49}
-    assert {name: method.settings[name] for name in wanted} == wanted
+    assert {name: getattr(method.settings, name) for name in wanted} == wanted
     assert method.inputs == {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop": True}
 
 
 def test_the_image_is_as_the_vit_wants_it():
     with torch.device("meta"):
-        method = build_model("zse_sbir", vit="deit_base_patch16_384")
+        method = build_model(ZSESettings(vit="deit_base_patch16_384"))
     assert method.inputs == {
         "size": 384,
         "mean": (0.485, 0.456, 0.406),
@@ -542,13 +526,13 @@ def test_the_image_is_as_the_vit_wants_it():
 )
 def test_what_does_not_go_together_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
-        build_model("zse_sbir", vit="test_vit", **settings)
+        build_model(ZSESettings(**{"vit": "test_vit", **settings}))
 
 
-def _untrained(**changed):
+def _untrained(classes: int | None = None, **changed):
     """A small method with just the tensors that training starts from."""
     torch.manual_seed(0)
-    return build_model("zse_sbir", **{**MINI, "draws": "classes", **changed})
+    return build_model(ZSESettings(**{**MINI, "draws": "classes", **changed}), classes)
 
 
 def _train(method, batch: dict) -> None:
@@ -559,7 +543,3 @@ def _train(method, batch: dict) -> None:
         optimizer.zero_grad()
         method(batch, 0.0)["total"].backward()
         optimizer.step()
-
-
-def _assert_same_tensors(a: torch.nn.Module, b: torch.nn.Module) -> None:
-    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)

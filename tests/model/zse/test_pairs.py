@@ -10,6 +10,7 @@ from plain_network import plain_pair_logits
 from model import build_model
 from model.zse.cross_attention import UnbiasedLayerNorm
 from model.zse.pairs import WORKING_SET, PairScorer, _norm_in_place
+from model.zse.settings import ZSESettings
 from utils.speed import operations_of
 
 KINDS = [
@@ -86,7 +87,7 @@ def test_operations_are_those_executed(changed, encoded, monkeypatch):
 def test_a_pair_at_vit_b_takes_what_the_paper_s_network_needs():
     """2.255 GFLOP, less what the retrieval token would take."""
     with torch.device("meta"):
-        method = build_model("zse_sbir", vit="vit_base_patch16_224").eval()
+        method = build_model(ZSESettings()).eval()
         tokens = torch.empty(1, 197, 768)
     score = method.pair_scorer(torch.float32)
     assert score.operations(tokens, every=True) / 1e9 == pytest.approx(2.255, abs=0.001)
@@ -162,6 +163,7 @@ def test_threads_score_what_one_does_and_their_number_stays(mode, encoded, monke
     torch.testing.assert_close(*made, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_compiled_scores_are_the_same(encoded):
     method, queries, gallery = encoded(shortcut=True)

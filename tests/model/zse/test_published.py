@@ -1,6 +1,7 @@
 """Published names to ours and back, settings told by shapes, and the converter."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,14 @@ import pytest
 import torch
 
 from model import build_model
+from model.zse import published
 from model.zse.published import UNUSED, from_published, to_ours, to_published, to_theirs
+from model.zse.settings import PAPER, ZSESettings
 from utils.checkpoints import load_file
-from utils.errors import InputError
+from utils.errors import InputError, run_script
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
+SMALL = {"vit": "test_vit"}  # what the user has to name: these shapes are those of no known ViT
 SHAPES = json.loads((ROOT / "tests/golden/official_a_keys.json").read_text())
 
 
@@ -50,16 +54,16 @@ def test_names_of_more_layers_than_one_are_told_apart(build_small, checkpoint_of
     written = to_published(checkpoint_of(method))
     assert "ca.encoder.layer2.1.self_attn.linears.2.weight" in written["model"]
     assert "ca.encoder.layers.1.self_attn.linears.2.weight" in written["model"]
-    back = from_published(written, "file", heads=8, vit="test_vit")
+    back = from_published(written, "file", SMALL)
     assert back["settings"]["layers"] == 2
     _assert_same_tensors(back["model"], method.state_dict())
 
 
 def test_there_and_back_is_the_same_to_the_bit(build_small, checkpoint_of):
     ours = checkpoint_of(build_small())
-    back = from_published(to_published(ours), "file", heads=8, vit="test_vit")
+    back = from_published(to_published(ours), "file", SMALL)
     _assert_same_tensors(back["model"], ours["model"])
-    assert build_model("zse_sbir", **back["settings"]).settings == ours["settings"]
+    assert build_model(ZSESettings(**back["settings"])).settings.of_model() == ours["settings"]
     assert {n: back[n] for n in ("epoch", "map_all", "precision_100")} == {
         n: ours[n] for n in ("epoch", "map_all", "precision_100")
     }
@@ -67,7 +71,7 @@ def test_there_and_back_is_the_same_to_the_bit(build_small, checkpoint_of):
 
 def test_an_unvalidated_checkpoint_goes_there_and_back(build_small, checkpoint_of):
     ours = checkpoint_of(build_small(), map_all=None, precision_100=None)
-    back = from_published(to_published(ours), "file", heads=8, vit="test_vit")
+    back = from_published(to_published(ours), "file", SMALL)
     _assert_same_tensors(back["model"], ours["model"])
 
 
@@ -90,12 +94,25 @@ def test_shapes_tell_the_settings(vit, anchors, keep_rate):
     given = {"heads": 4, "layers": 2, "hidden": 100, "anchors": anchors, "keep_rate": keep_rate}
     method = _build_without_weights(vit=vit, **given)
     state = {to_theirs(name): tensor for name, tensor in method.state_dict().items()}
-    told = from_published(state, "file", heads=4)["settings"]
-    assert _build_without_weights(**told).settings == method.settings
+    found = from_published(state, "file", {"heads": 4})["settings"]
+    assert _build_without_weights(**found).settings == method.settings
+
+
+def test_settings_that_no_shape_shows_are_the_published_ones_unless_named(build_small):
+    state = {to_theirs(name): tensor for name, tensor in build_small().state_dict().items()}
+    assert from_published(state, "file", SMALL)["settings"]["heads"] == PAPER.heads == 8
+    named = {**SMALL, "heads": 2, "epochs": 3}
+    assert from_published(state, "file", named)["settings"]["heads"] == 2
+
+
+def test_the_vit_that_is_named_does_not_replace_the_one_that_shapes_show(vit_base):
+    state = {to_theirs(name): tensor for name, tensor in vit_base.state_dict().items()}
+    found = from_published(state, "file", {"vit": "vit_tiny_patch16_224"})["settings"]
+    assert found["vit"] == "vit_base_patch16_224"
 
 
 def test_vit_base_has_the_published_settings(vit_base):
-    assert vit_base.settings == {
+    assert vit_base.settings.of_model() == {
         "vit": "vit_base_patch16_224",
         "width": 768,
         "heads": 8,
@@ -106,6 +123,8 @@ def test_vit_base_has_the_published_settings(vit_base):
         "shortcut": False,
         "keep_rate": 1.0,
         "whitening": False,
+    }
+    trained = {
         "draws": "triplets",
         "triplet_weight": 2.0,
         "relation_weight": 4.0,
@@ -114,10 +133,9 @@ def test_vit_base_has_the_published_settings(vit_base):
         "temperature": 0.07,
         "learn_temperature": False,
         "classification_weight": 0.0,
-        "classes": None,
-        "distillation_weight": 0.0,
         "dropout": 0.1,
     }
+    assert {name: getattr(vit_base.settings, name) for name in trained} == trained
 
 
 def test_what_only_training_uses_is_not_handed_on(build_small, checkpoint_of):
@@ -127,7 +145,6 @@ def test_what_only_training_uses_is_not_handed_on(build_small, checkpoint_of):
         classes=3,
         contrastive_weight=1.0,
         learn_temperature=True,
-        distillation_weight=1.0,
     )
     assert to_published(checkpoint_of(method))["model"].keys() == plain["model"].keys()
 
@@ -144,24 +161,51 @@ def test_what_the_published_program_lacks_is_not_handed_on(name, said, build_sma
 def test_a_width_and_depth_without_a_name_asks_for_one(build_small, checkpoint_of):
     content = to_published(checkpoint_of(build_small()))
     with pytest.raises(InputError, match=r"width 64 and depth 6.*--vit"):
-        from_published(content, "file", heads=8)
+        from_published(content, "file", {})
 
 
-@pytest.mark.parametrize("content", [{"model": 3}, {"model": {"a": 1}}, {"epoch": 3}])
+@pytest.mark.parametrize("content", [{"model": 3}, {"model": {"a": 1}}, {"epoch": 3}, {}])
 def test_something_else_is_no_checkpoint(content):
-    with pytest.raises(InputError, match="neither a checkpoint of ours nor a published one"):
-        from_published(content, "file", heads=8)
+    assert from_published(content, "file", SMALL) is None
+
+
+def test_a_damaged_file_is_refused_with_the_tensor_that_it_lacks(build_small, checkpoint_of):
+    content = to_published(checkpoint_of(build_small()))
+    del content["model"]["rn.rn.0.weight"]
+    with pytest.raises(InputError, match=r"file: .*no tensor 'rn\.rn\.0\.weight'.*again"):
+        from_published(content, "file", SMALL)
 
 
 # ---- python -m model.zse.published OURS THEIRS
 
 
+@pytest.fixture
+def refusal(monkeypatch):
+    """A function that runs the converter in this process, where it refuses: the sentence."""
+
+    def run(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", ["published.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_script(published._main)
+        said = ended.value.code  # a text: Python prints it and exits with status 1
+        assert said.startswith("error: ") and len(said.splitlines()) == 1
+        return said
+
+    return run
+
+
+@pytest.mark.slow
 def test_the_converter_writes_what_the_published_program_reads(
     tmp_path, build_small, checkpoint_of
 ):
+    """As a program of its own."""
     method = build_small()
     torch.save(checkpoint_of(method), tmp_path / "ours.pth")
-    result = _convert(tmp_path / "ours.pth", tmp_path / "theirs.pth")
+    command = [sys.executable, "-m", "model.zse.published", "ours.pth", "theirs.pth"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert (result.returncode, result.stderr) == (0, "")
     written = load_file(tmp_path / "theirs.pth")
     assert set(written) == {"model", "epoch", "map_all", "precision_100"}
@@ -189,24 +233,24 @@ def _foreign(checkpoint):
     ],
 )
 def test_the_converter_refuses_what_the_published_program_lacks(
-    change, reason, tmp_path, build_small, checkpoint_of
+    change, reason, tmp_path, build_small, checkpoint_of, refusal
 ):
     checkpoint = checkpoint_of(build_small())
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "ours.pth")
-    _assert_refused(_convert(tmp_path / "ours.pth", tmp_path / "theirs.pth"), reason)
+    assert reason in refusal(tmp_path / "ours.pth", tmp_path / "theirs.pth")
     assert not (tmp_path / "theirs.pth").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["a"], ["a", "b", "c"]])
-def test_the_converter_wants_two_arguments(arguments):
-    _assert_refused(_convert(*arguments), "usage: python -m model.zse.published OURS THEIRS")
+def test_the_converter_wants_two_arguments(arguments, refusal):
+    assert "usage: python -m model.zse.published OURS THEIRS" in refusal(*arguments)
 
 
-def test_the_converter_does_not_write_over_a_folder(tmp_path, build_small, checkpoint_of):
+def test_the_converter_does_not_write_over_a_folder(tmp_path, build_small, checkpoint_of, refusal):
     torch.save(checkpoint_of(build_small()), tmp_path / "ours.pth")
     (tmp_path / "theirs").mkdir()
-    _assert_refused(_convert(tmp_path / "ours.pth", tmp_path / "theirs"), str(tmp_path / "theirs"))
+    assert str(tmp_path / "theirs") in refusal(tmp_path / "ours.pth", tmp_path / "theirs")
 
 
 def test_spatial_downsampling_is_refused_for_every_size_of_image(build_small, checkpoint_of):
@@ -219,21 +263,9 @@ def test_spatial_does_not_matter_where_nothing_is_downsampled(build_small, check
     to_published(checkpoint_of(build_small(anchors=100, downsampling="spatial")))
 
 
-def _convert(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "model.zse.published", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-def _assert_refused(result: subprocess.CompletedProcess, reason: str) -> None:
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
-    assert reason in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
 def _build_without_weights(**settings):
     with torch.device("meta"):
-        return build_model("zse_sbir", **settings)
+        return build_model(ZSESettings(**settings))
 
 
 def _assert_same_tensors(a: dict, b: dict) -> None:

@@ -1,4 +1,4 @@
-"""Encoding a list block by block, and the fingerprint of what was encoded."""
+"""Encoding lists block by block, by one process or several, and the fingerprint of a method."""
 
 import dataclasses
 from itertools import chain
@@ -6,32 +6,36 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, World, image_list, on_disk, picture
-from retrieval.features import Encoder, fingerprint
+from fakes import FakeMethod, FakePreprocessing, FakeSettings, World, image_list, on_disk, picture
 
-from retrieval import cache as cache_module
-from retrieval import features as features_module
+from retrieval import encoder as encoder_module
+from retrieval import store as store_module
+from retrieval.encoder import Encoder
+from retrieval.stored import StoredRows, fingerprint
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
+BOTH = ("retrieval", "tokens")
 
 
-def encode(method, images, size=3, keep=("retrieval",), workers=0, skip_bad=False):
-    encoder = Encoder(method, picture, CPU, workers=workers, skip_bad=skip_bad, keep=keep)
+def encode(method, images, size=3, names=("retrieval",), workers=0, skip_bad=False, store=None):
+    encoder = Encoder(
+        method, CPU, workers, skip_bad, store=store, preprocessing=FakePreprocessing()
+    )
     with torch.no_grad():
-        return list(encoder.blocks(images, size, "images"))
+        return list(encoder.blocks(images, names, size, "images"))
 
 
 def test_blocks_number_the_images_in_list_order(method):
     blocks = encode(method, image_list("photo", [0] * 7))
-    assert [numbers for numbers, _, _ in blocks] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert [faults for _, _, faults in blocks] == [[], [], []]
+    assert [block.numbers for block in blocks] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [block.faults for block in blocks] == [{}, {}, {}]
     assert method.encoded == {"sketch": [], "photo": list(range(7))}
 
 
-def test_only_the_features_asked_for_are_kept(method):
+def test_only_the_features_that_are_wanted_are_there(method):
     images = image_list("sketch", [0, 0])
-    ((_, features, _),) = encode(method, images, keep=("retrieval", "tokens"))
+    ((_, features, _),) = encode(method, images, names=BOTH)
     assert {name: tuple(t.shape) for name, t in features.items()} == {
         "retrieval": (2, 6),
         "tokens": (2, 2, 3),
@@ -57,8 +61,8 @@ def test_features_do_not_depend_on_the_number_of_workers(method):
 def test_numbers_leave_out_unreadable_images(method):
     images = image_list("photo", [0] * 7, broken=[1, 3, 4, 5])
     blocks = encode(method, images, skip_bad=True)
-    assert [numbers for numbers, _, _ in blocks] == [[0, 2], [], [6]]
-    assert [len(faults) for _, _, faults in blocks] == [1, 3, 0]
+    assert [block.numbers for block in blocks] == [[0, 2], [], [6]]
+    assert [len(block.faults) for block in blocks] == [1, 3, 0]
     assert blocks[1][1] == {}
     with pytest.raises(InputError, match=r"1-broken\.png: unreadable .* photos\.txt, line 2"):
         encode(method, images)
@@ -79,18 +83,11 @@ def photos(tmp_path):
     return on_disk(image_list("photo", TARGETS), tmp_path)
 
 
-def whole(method, images, folder, size=2, shared=False, skip_bad=True, preprocessing=picture):
-    encoder = Encoder(
-        method,
-        preprocessing,
-        CPU,
-        workers=0,
-        skip_bad=skip_bad,
-        keep=("retrieval", "tokens"),
-        cache=folder,
-    )
+def whole(method, images, folder, size=2, shared=False, skip_bad=True, levels=picture, names=BOTH):
+    preprocessing = FakePreprocessing(levels)
+    encoder = Encoder(method, CPU, 0, skip_bad, store=folder, preprocessing=preprocessing)
     with torch.inference_mode():
-        return encoder.whole(images, size, "photos encoded", shared)
+        return encoder.whole(images, names, size, "photos encoded", shared)
 
 
 def shared_by(count, images, folder, monkeypatch, size=2, **settings):
@@ -109,8 +106,8 @@ def assert_same(made, expected):
     """Of one process, whatever the features are kept in."""
     assert made[0] == expected[0] and made[2] == expected[2]
     assert made[1].keys() == expected[1].keys()
-    for name, tensor in made[1].items():
-        assert torch.equal(tensor.float(), expected[1][name].float())
+    for name, rows in made[1].items():
+        assert torch.equal(rows[:].float(), expected[1][name][:].float())
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 100])
@@ -123,7 +120,9 @@ def test_processes_encode_each_photo_once_and_all_have_all(
     made, encoded = shared_by(count, photos, folder if cached else None, monkeypatch, size)
     for each in made:
         assert_same(each, expected)
-        assert each[1]["tokens"].dtype == (torch.float16 if cached else torch.float32)
+        kept = isinstance(each[1]["tokens"], StoredRows)
+        assert kept == cached and each[1]["retrieval"].dtype == torch.float32
+        assert each[1]["tokens"][:].dtype == (torch.float16 if cached else torch.float32)
     blocks = [list(range(first, min(first + size, 9))) for first in range(0, 9, size)]
     assert encoded == [list(chain(*blocks[rank::count])) for rank in range(count)]
     if cached:  # by one process or by several, it is the same cache
@@ -141,7 +140,7 @@ def stop(photos, folder, at):
         return picture(file, modality)
 
     with pytest.raises(KeyboardInterrupt):
-        whole(FakeMethod().eval(), photos, folder, preprocessing=stopped)
+        whole(FakeMethod().eval(), photos, folder, levels=stopped)
 
 
 @pytest.mark.parametrize("done", [0, 4, 6, 8])
@@ -159,29 +158,29 @@ def test_processes_go_on_where_one_was_stopped(method, photos, folder, monkeypat
 
 
 def no_room(monkeypatch):
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: type("", (), {"free": 3}))
+    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: type("", (), {"free": 3}))
 
 
-def no_index(monkeypatch):
-    def refuse(path, content):
+def no_entries(monkeypatch):
+    def refuse(file, line):
         raise OSError("no space left")
 
-    monkeypatch.setattr(cache_module, "write_json", refuse)
+    monkeypatch.setattr(store_module, "append_line", refuse)
 
 
 def not_for_others(monkeypatch):
     """The first process alone sees the folder."""
-    opened = features_module.open_cache
+    opened = encoder_module.open_stored_list
     monkeypatch.setattr(
-        features_module,
-        "open_cache",
-        lambda *arguments: opened(*arguments) if features_module.is_main() else None,
+        encoder_module,
+        "open_stored_list",
+        lambda *arguments: opened(*arguments) if encoder_module.is_main() else None,
     )
 
 
-@pytest.mark.parametrize("refuse", [no_room, no_index, not_for_others])
+@pytest.mark.parametrize("refuse", [no_room, no_entries, not_for_others])
 @pytest.mark.parametrize("done", [0, 4])
-def test_what_others_cannot_read_from_disk_is_told_them(
+def test_processes_get_what_they_cannot_read_from_disk(
     method, photos, folder, monkeypatch, refuse, done
 ):
     expected = whole(method, photos, None)
@@ -276,7 +275,7 @@ def test_fingerprint_changes_with_the_preprocessing(method, name, value):
 def test_fingerprint_changes_with_the_settings(method):
     images = image_list("photo", [0, 1])
     before = fingerprint(method, images)
-    method.settings = {"width": 7}
+    method.settings = FakeSettings(width=7)
     assert fingerprint(method, images) != before
 
 

@@ -1,4 +1,4 @@
-"""Scores of pairs on disk: a stopped evaluation goes on, and stale or damaged ones are not used."""
+"""Scores of pairs on disk: a stopped evaluation goes on, without stale or damaged ones."""
 
 import dataclasses
 import logging
@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, World, image_list, on_disk, picture
-from retrieval.interrupted import Interrupted, Scored
+from fakes import FakeMethod, FakePreprocessing, World, image_list, on_disk
 
-from retrieval import interrupted as interrupted_module
+from retrieval import store as store_module
 from retrieval.evaluate import Evaluation, evaluate
+from retrieval.metrics import METRICS
+from retrieval.scores import Scores
+from retrieval.scoring import RANKERS
+from retrieval.store import FeatureStore
 
 QUERY_TARGETS = [0, 1, 2, 0, 1, 2, 2]
 GALLERY_TARGETS = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
@@ -35,15 +38,28 @@ def gallery(tmp_path):
     return on_disk(image_list("photo", GALLERY_TARGETS), tmp_path)
 
 
-def score(method, queries, gallery, cache, **settings):
+def score(method, queries, gallery, store, **settings):
     settings = {"mode": "rn", "shortlist": 5, "query_block": 2, "gallery_block": 5} | settings
+    mode, shortlist = settings.pop("mode"), settings.pop("shortlist")
+    own = {name: settings.pop(name) for name in ("fuse", "expand") if name in settings}
+    if mode == "rerank":
+        own["shortlist"] = shortlist
     method.pairs = 0
-    device = torch.device("cpu")
-    return evaluate(method, queries, gallery, picture, device=device, cache=cache, **settings)
+    return evaluate(
+        method,
+        queries,
+        gallery,
+        RANKERS[mode],
+        own,
+        device=torch.device("cpu"),
+        store=store,
+        preprocessing=FakePreprocessing(),
+        **settings,
+    )
 
 
 def fresh(queries, gallery, **settings):
-    """What a run finds that keeps nothing."""
+    """The evaluation of a run that keeps nothing."""
     return score(FakeMethod(), queries, gallery, None, **settings)
 
 
@@ -79,6 +95,11 @@ def folders(folder):
     return sorted(folder.glob("*.scores"))
 
 
+def entries(folder):
+    """Files with entries of the scores."""
+    return sorted(file for path in folders(folder) for file in path.glob("*/entries.*.jsonl"))
+
+
 def assert_same(one, other):
     for field in dataclasses.fields(Evaluation):
         found, expected = getattr(one, field.name), getattr(other, field.name)
@@ -99,8 +120,6 @@ def test_scored_blocks_are_not_scored_again(method, queries, gallery, folder, mo
     caplog.set_level(logging.INFO)
     stop(queries, gallery, folder, blocks, mode)
     assert "scoring goes on" not in caplog.text
-    kept = [file.name for path in folders(folder) for file in path.iterdir()]
-    assert sorted(kept) == ["0-1.npz", "2-3.npz", "4-5.npz"][:blocks]
     found = score(method, queries, gallery, folder, mode=mode)
     assert method.pairs == ALL[mode] - blocks * PAIRS[mode]
     assert_same(found, fresh(queries, gallery, mode=mode))
@@ -111,7 +130,6 @@ def test_scored_blocks_are_not_scored_again(method, queries, gallery, folder, mo
 def test_a_run_may_be_stopped_again_and_again(method, queries, gallery, folder):
     for _ in range(2):
         stop(queries, gallery, folder, blocks=1)
-    assert len(list(folders(folder)[0].iterdir())) == 2
     found = score(method, queries, gallery, folder)
     assert method.pairs == 3 * 13
     assert_same(found, fresh(queries, gallery))
@@ -137,27 +155,28 @@ def test_unreadable_images_do_not_disturb(method, tmp_path, folder):
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 100])
-def test_blocks_of_another_size_are_scored_again(method, queries, gallery, folder, blocks):
+def test_a_run_goes_on_with_blocks_of_another_size(method, queries, gallery, folder, blocks):
     stop(queries, gallery, folder)
     found = score(method, queries, gallery, folder, query_block=blocks)
-    assert method.pairs == ALL["rn"]
+    assert method.pairs == 3 * 13
     assert_same(found, fresh(queries, gallery))
     assert folders(folder) == []
 
 
 def test_a_run_stopped_while_it_writes_goes_on(method, queries, gallery, folder, monkeypatch):
-    renamed = os.replace
+    append = store_module.append_line
 
-    def stopped(aside, file):
-        if file.suffix == ".npz":
+    def stopped(file, line):
+        if ".scores" in str(file):
+            with open(file, "ab") as stream:
+                stream.write(b"00000000 {")
             raise KeyboardInterrupt
-        renamed(aside, file)
+        append(file, line)
 
     stop(queries, gallery, folder, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(interrupted_module.os, "replace", stopped)
+        patch.setattr(store_module, "append_line", stopped)
         assert not finished(FakeMethod(), queries, gallery, folder)
-    assert len(list(folders(folder)[0].iterdir())) == 2  # a block, and what it was to become
     found = score(method, queries, gallery, folder)
     assert method.pairs == 5 * 13
     assert_same(found, fresh(queries, gallery))
@@ -165,7 +184,7 @@ def test_a_run_stopped_while_it_writes_goes_on(method, queries, gallery, folder,
 
 
 def shared_by_two(monkeypatch, queries, gallery, folder, limits, **settings):
-    """What each of two processes finds and how many pairs it scores, up to its limit."""
+    """Of each of two processes its evaluation, and how many pairs it scores, up to its limit."""
 
     def work(rank):
         method = stopping(FakeMethod(), limits[rank])
@@ -183,7 +202,7 @@ def test_processes_go_on_where_they_were_stopped(queries, gallery, folder, monke
     limits = [PAIRS[mode] + 1] * 2  # sketches 0 2 | 4 6 and 1 3 | 5
     ends = shared_by_two(monkeypatch, queries, gallery, folder, limits, mode=mode)
     assert [found for found, _ in ends] == ["stopped"] * 2
-    assert sorted(file.name for file in folders(folder)[0].iterdir()) == ["0-2.npz", "1-3.npz"]
+    assert len(entries(folder)) == 2
     ends = shared_by_two(monkeypatch, queries, gallery, folder, [ALL[mode]] * 2, mode=mode)
     assert [pairs for _, pairs in ends] == [PAIRS[mode], PAIRS[mode] // 2]
     for found, _ in ends:
@@ -191,15 +210,14 @@ def test_processes_go_on_where_they_were_stopped(queries, gallery, folder, monke
     assert folders(folder) == []
 
 
-def test_one_process_does_not_take_blocks_of_several_for_its_own(
+def test_one_process_goes_on_where_several_were_stopped(
     method, queries, gallery, folder, monkeypatch
 ):
     limits = [3 * 13 + 1, 1]  # sketches 0 2 4 | 6 and 1 3 5
     ends = shared_by_two(monkeypatch, queries, gallery, folder, limits, query_block=3)
     assert [found for found, _ in ends] == ["stopped"] * 2
-    assert [file.name for file in folders(folder)[0].iterdir()] == ["0-4.npz"]
-    found = score(method, queries, gallery, folder, query_block=5)  # 0 1 2 3 4 | 5 6
-    assert method.pairs == ALL["rn"]
+    found = score(method, queries, gallery, folder, query_block=5)
+    assert method.pairs == 4 * 13
     assert_same(found, fresh(queries, gallery))
 
 
@@ -241,16 +259,18 @@ def later(file):
 @pytest.mark.parametrize("which", ["queries", "gallery"])
 @pytest.mark.parametrize("change", [longer, later, os.unlink])
 def test_scores_of_a_changed_file_are_not_used(method, queries, gallery, folder, which, change):
-    stop(queries, gallery, folder)
-    change({"queries": queries, "gallery": gallery}[which].file(6))
+    stop(queries, gallery, folder)  # sketches 0 to 3 are done
+    change({"queries": queries, "gallery": gallery}[which].file(2))
     found = score(method, queries, gallery, folder)
-    assert method.pairs == ALL["rn"]
+    assert method.pairs == {"queries": 4 * 13, "gallery": ALL["rn"]}[which]
     assert_same(found, fresh(queries, gallery))
 
 
 @pytest.mark.parametrize("change", ["order", "targets", "fewer"])
 @pytest.mark.parametrize("which", ["queries", "gallery"])
-def test_scores_of_another_list_are_not_used(method, queries, gallery, folder, change, which):
+def test_scores_of_another_gallery_are_not_used_and_those_of_a_sketch_are(
+    method, queries, gallery, folder, change, which
+):
     lists = {"queries": queries, "gallery": gallery}
     stop(queries, gallery, folder)
     images = lists[which]
@@ -259,8 +279,9 @@ def test_scores_of_another_list_are_not_used(method, queries, gallery, folder, c
         "targets": dataclasses.replace(images, target=np.roll(images.target, 1)),
         "fewer": images.select(np.arange(len(images) - 1)),
     }[change]
-    found = score(method, **lists, cache=folder)
-    assert method.pairs == len(lists["queries"]) * len(lists["gallery"])
+    found = score(method, **lists, store=folder)
+    same_target = {"order": 4, "targets": 0, "fewer": 4}[change] if which == "queries" else 0
+    assert method.pairs == (len(lists["queries"]) - same_target) * len(lists["gallery"])
     assert_same(found, fresh(**lists))
 
 
@@ -290,13 +311,18 @@ def test_without_pairs_scores_of_other_weights_are_removed_too(method, queries, 
     ("mode", "cached", "kept"),
     [("rn", True, True), ("rerank", True, True), ("sa", True, False), ("rn", False, False)],
 )
-def test_scores_are_kept_where_pairs_are_scored_and_there_is_a_cache(
+def test_scores_are_kept_where_pairs_are_scored_and_there_is_a_store(
     method, queries, gallery, folder, monkeypatch, mode, cached, kept
 ):
-    written = []
-    monkeypatch.setattr(Interrupted, "write", lambda self, scored: written.append(scored))
+    written, add = [], FeatureStore.add
+
+    def counted(store, states, *more):
+        written.extend(states if ".scores" in str(store.folder) else ())
+        add(store, states, *more)
+
+    monkeypatch.setattr(FeatureStore, "add", counted)
     score(method, queries, gallery, folder if cached else None, mode=mode)
-    assert len(written) == (4 if kept else 0)
+    assert len(written) == (7 if kept else 0)
 
 
 # ---- damaged, or refused by the disk
@@ -319,41 +345,24 @@ def emptied(file):
 
 
 def flipped(file):
-    """One bit of an array is another."""
     content = bytearray(file.read_bytes())
-    content[content.index(np.lib.format.MAGIC_PREFIX) + 130] ^= 1
+    content[-20] ^= 1
     file.write_bytes(content)
 
 
-def without_rankings(file):
-    with np.load(file) as arrays:
-        kept = {name: arrays[name] for name in arrays if name != "rankings"}
-    np.savez(file, **kept)
-
-
-def pickled(file):
-    with np.load(file) as arrays:
-        kept = dict(arrays)
-    np.savez(file, **kept | {"rankings": np.array([None])})
-
-
-def a_folder(file):
+def gone(file):
     file.unlink()
-    file.mkdir()
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [garbage, cut_short, cut_in_half, emptied, flipped, without_rankings, pickled, a_folder],
-)
-def test_a_damaged_block_is_scored_again_with_a_warning(
-    method, queries, gallery, folder, damage, caplog
-):
+@pytest.mark.parametrize("name", ["entries.0.jsonl", "values.0.rows", "rankings.0.rows"])
+@pytest.mark.parametrize("damage", [garbage, cut_short, cut_in_half, emptied, flipped, gone])
+def test_damaged_scores_are_scored_again(method, queries, gallery, folder, damage, name, caplog):
     stop(queries, gallery, folder)
-    damage(folders(folder)[0] / "0-1.npz")
+    (place,) = folders(folder)
+    damage(place / "0" / name)
     found = score(method, queries, gallery, folder)
-    assert method.pairs == (2 + 3) * 13
-    assert caplog.text.count("0-1.npz cannot be used") == 1 and "scoring again" in caplog.text
+    assert method.pairs > 3 * 13
+    assert (place.name in caplog.text) == (damage is not gone or name != "entries.0.jsonl")
     assert_same(found, fresh(queries, gallery))
 
 
@@ -361,83 +370,86 @@ def refused():
     raise OSError("no space left")
 
 
-def full_disk(patch, asked):
-    def savez(stream, **arrays):
-        asked.append(stream)
-        stream.write(b"half of it")
-        refused()
+def full_disk(patch, tried):
+    add = FeatureStore.add
 
-    patch.setattr(interrupted_module.np, "savez", savez)
+    def refuse(store, *arguments):
+        if ".scores" not in str(store.folder):
+            return add(store, *arguments)
+        tried.append(store)
+        return refused()
+
+    patch.setattr(FeatureStore, "add", refuse)
 
 
-def no_renaming(patch, asked):
-    patch.setattr(interrupted_module.os, "replace", lambda *files: asked.append(files) or refused())
-
-
-def no_folder(patch, asked):
+def no_folder(patch, tried):
     made = Path.mkdir
 
     def mkdir(path, **settings):
-        if path.suffix != ".scores":
+        if ".scores" not in str(path):
             return made(path, **settings)
-        asked.append(path)
+        tried.append(path)
         return refused()
 
     patch.setattr(Path, "mkdir", mkdir)
 
 
-@pytest.mark.parametrize("refuse", [full_disk, no_renaming, no_folder])
+@pytest.mark.parametrize("refuse", [full_disk, no_folder])
 def test_a_disk_that_refuses_is_one_warning(
     method, queries, gallery, folder, monkeypatch, caplog, refuse
 ):
     score(method, queries, gallery, folder)  # features are there
-    asked = []
+    tried = []
     with monkeypatch.context() as patch:
-        refuse(patch, asked)
+        refuse(patch, tried)
         found = score(method, queries, gallery, folder)
-    assert len(asked) == 1
+    assert len(tried) == 1
     assert caplog.text.count("scores are not kept") == caplog.text.count("no space left") == 1
     assert method.pairs == ALL["rn"]
     assert_same(found, fresh(queries, gallery))
     assert folders(folder) == []
 
 
-# ---- a block
+# ---- of a query
 
 
-def block(numbers, checked):
+def drawn(Q, checked):
+    """Scores of Q queries, of which some are checked, among 9 photos."""
     random = np.random.default_rng(0)
-    names, Q = ("map_all", "precision@1"), len(numbers)
-    return Scored(
-        numbers=np.array(numbers),
-        values={name: random.random(Q) for name in names},
-        rankings=random.integers(0, 9, (Q, 4), dtype=np.int32),
-        similarities=np.array([[1.5, 0.0, -np.inf, np.nan]] * Q, dtype=np.float32),
-        checked=np.arange(Q) < checked,
-        by_pairs={name: random.random(checked) for name in names} if checked else {},
-    )
+    scores = {
+        "values": random.random((Q, len(METRICS))),
+        "rankings": random.integers(0, 9, (Q, 9), dtype=np.int32),
+        "similarities": np.array([[1.5, 0.0, -np.inf, np.nan, *range(5)]] * Q, dtype=np.float32),
+    }
+    if checked:
+        scores["all_pairs"] = random.random((checked, len(METRICS)))
+    return scores
 
 
-@pytest.mark.parametrize(("numbers", "checked"), [([0], 0), ([7], 1), ([3, 5, 9], 2)])
-def test_a_block_comes_back_as_it_was(queries, gallery, folder, numbers, checked):
-    written = block(numbers, checked)
-    Interrupted(folder, "0" * 16, queries, gallery, ["rn"]).write(written)
-    found = Interrupted(folder, "0" * 16, queries, gallery, ["rn"]).read(np.array(numbers))
-    for field in dataclasses.fields(Scored):
-        one, other = getattr(found, field.name), getattr(written, field.name)
-        if isinstance(other, dict):
-            assert list(one) == list(other)
-        else:
-            one, other = {"": one}, {"": other}
-        for name, expected in other.items():
-            assert one[name].dtype == expected.dtype
-            np.testing.assert_array_equal(one[name], expected)
+@pytest.mark.parametrize("numbers", [[0], [6], [1, 3, 4]])
+@pytest.mark.parametrize("checked", [(), (1,), (0, 3, 4, 6)])
+def test_scores_come_back_as_they_were(queries, folder, numbers, checked):
+    is_checked, key = np.isin(np.arange(7), checked), {"weights": "0" * 16}
+    written, read = (Scores(queries, 9, is_checked) for _ in range(2))
+    written.keep_in(folder, key, 0)
+    content = drawn(len(numbers), int(is_checked[numbers].sum()))
+    written.add(np.array(numbers), content)
+    written.close()
+    read.keep_in(folder, key, 0)
+    assert read.missing().tolist() == [n for n in range(7) if n not in numbers]
+    for name, rows in read.result().items():
+        expected = written.result()[name]
+        assert rows.dtype == expected.dtype
+        np.testing.assert_array_equal(rows, expected)
+        if name in content and name != "all_pairs":
+            np.testing.assert_array_equal(rows, content[name])
+    read.close()
 
 
-@pytest.mark.parametrize("others", [[0, 4], [0, 1, 2, 3, 4], [0, 3, 4], [0, 2], [2, 4], [4, 2, 0]])
-def test_a_block_is_of_its_queries_alone(queries, gallery, folder, others, caplog):
-    interrupted = Interrupted(folder, "0" * 16, queries, gallery, ["rn"])
-    interrupted.write(block([0, 2, 4], 1))
-    assert interrupted.read(np.array(others)) is None
-    assert interrupted.read(np.array([0, 2, 4])) is not None
-    assert caplog.text == ""
+def test_scores_with_another_key_are_not_read(queries, folder):
+    for number, expected in enumerate([7, 6, 7]):
+        scores = Scores(queries, 9, np.zeros(7, dtype=bool))
+        scores.keep_in(folder, {"weights": "0" * 16, "gallery": number // 2}, 0)
+        assert len(scores.missing()) == expected
+        scores.add(np.array([2]), drawn(1, 0))
+        scores.close()
