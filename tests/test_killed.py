@@ -99,7 +99,7 @@ def test_a_run_killed_five_times_ends_as_one_left_alone(data, tmp_path):
         process = start(data, killed, *RUN, *SAVE_OFTEN, *(["--resume"] if number else []))
         sessions.append(process.pid)
         try:
-            process.wait_for(lambda moment=moment: steps_done(killed) >= moment, every=0.05)
+            process.wait_for(lambda moment=moment: steps_done(killed) >= moment, every=0.2)
             if number in in_a_save:
                 torn.append(halt_in_a_save(process, killed))
             else:

@@ -204,7 +204,7 @@ def loaded_with(name: str, sources: Mapping[str, str]) -> set[str]:
             packages.add(module.split(".")[0])
             continue
         waiting += [module.rpartition(".")[0]] if module.rpartition(".")[0] in sources else []
-        waiting += _imports(module, _at_once(ast.parse(sources[module])), sources)
+        waiting += _imports(module, _at_once(_tree(sources[module])), sources)
     return packages - set(ROOMS) - set(sys.stdlib_module_names)
 
 
@@ -249,6 +249,11 @@ def _dotted(path: Path) -> str:
 
 def _is_folder(name: str, sources: Mapping[str, str]) -> bool:
     return name in ROOMS or any(other.startswith(f"{name}.") for other in sources)
+
+
+@cache
+def _tree(text: str) -> ast.AST:
+    return ast.parse(text)
 
 
 def _room(name: str) -> str:
