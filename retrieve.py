@@ -119,8 +119,8 @@ def _print_best(found: list, args: Namespace) -> None:
     for one in found:
         best = ", ".join(f"{path} ({score})" for path, score in one.best(SHOWN))
         print(f"{one.file}: {best}" + (f" [{one.note}]" if one.note else ""))
-    taken = sum(one.milliseconds for one in found) / len(found)
-    print(f"{len(found)} sketches, -r {args.retrieval}: {taken:.1f} ms a sketch")
+    mean = sum(one.milliseconds for one in found) / len(found)
+    print(f"{len(found)} sketches, -r {args.retrieval}: {mean:.1f} ms a sketch")
 
 
 def _mode(args: Namespace) -> str:

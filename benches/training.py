@@ -1,7 +1,7 @@
 """How fast training is: from image files to batches, and through whole steps.
 
-"Plain" training is that of the network as tests/plain_network.py has it, in fp32, with AdamW as it
-comes, and memory that goes back to the system.
+"Plain" training is that of the network in tests/plain_network.py, in fp32, with AdamW's default
+implementation, and memory that goes back to the system.
 """
 
 import tempfile
@@ -76,7 +76,7 @@ def _loaders(args: Namespace, images, preprocessing, workers: int) -> dict:
 
 
 def _count(batches) -> int:
-    """The pictures of an epoch, of which each batch is let go before the next one comes."""
+    """The number of pictures of an epoch; each batch is freed before the next one comes."""
     count = 0
     for batch in batches:
         parts = [batch["sketches"], batch["photos"]] if isinstance(batch, dict) else [batch]
@@ -112,9 +112,9 @@ def train(args: Namespace, device: torch.device) -> dict:
 
 
 class Steps:
-    """A network in training on noise, with what a recipe says.
+    """A network in training on noise, with the settings of a recipe.
 
-    ours: with what train.py does for speed. images: sketches and photos of a step.
+    ours: with all that train.py does for speed. images: sketches and photos of a step.
     """
 
     def __init__(self, args: Namespace, device: torch.device, folder: Path, ours: bool = False):
@@ -174,7 +174,7 @@ class Steps:
         return {name: median(values[1:]) for name, values in parts.items()}
 
     def _now(self) -> float:
-        """The time, once the device has done what was asked."""
+        """The time, once the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -188,7 +188,7 @@ class Steps:
 
 
 class PlainImages:
-    """Opens, prepares and normalises an image whenever it is asked for."""
+    """Opens, prepares and normalises an image at each access."""
 
     def __init__(self, images, preprocessing):
         self.images, self.preprocessing = images, preprocessing

@@ -60,10 +60,11 @@ class ImageList:
         return self.select(np.arange(0, len(self), step))
 
     def own_photos(self) -> np.ndarray:
-        """Of each image, the number of the photo it was drawn from; -1: the names do not tell.
+        """Of each image, the number of the photo it was drawn from; -1: the names do not show it.
 
-        They tell where a sketch is called as a photo of its class, with a number after it (Sketchy:
-        n02691156_10151-3.png) or not (the built-in benchmark); mere numbers tell nothing.
+        They show it where a sketch is named as a photo of its class, with a number after it
+        (Sketchy: n02691156_10151-3.png) or without (the built-in benchmark); a mere number shows
+        nothing.
         """
         stems = [PurePosixPath(path).stem for path in self.path]
         photos: dict[tuple, int] = {}
@@ -84,7 +85,7 @@ class ImageList:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is trained on and what is scored.
+    """The images for training, for validation and for the test.
 
     train and validation hold sketches and photos of seen classes, with no class in common; queries
     (sketches) and gallery (photos) are of unseen classes. every: the published test without
@@ -104,6 +105,6 @@ class Benchmark:
 
 
 def plain_name(name: str) -> str:
-    """A file or class name without what mirrors change: case, blanks, _ and -, .jpg or .jpeg."""
+    """A file or class name without what mirrors change: case, blanks, _, -, .jpg, .jpeg."""
     name = name.lower().removesuffix(".jpeg").removesuffix(".jpg")
     return "".join(character for character in name if character not in " _-")

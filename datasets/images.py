@@ -25,7 +25,7 @@ ImageSource = str | Path | Image.Image
 WHITE = 255
 INK = 300  # R + G + B of a pixel that is surely part of a stroke
 MARGIN = 10  # px around the strokes
-DARK = 128  # a background below this is taken for black
+DARK = 128  # a background below this counts as black
 FAINTEST = 8  # levels by which a stroke must differ from its background
 
 

@@ -45,7 +45,7 @@ def load_layout(
     classes: int | None = None,
     skip_bad: bool = False,
 ) -> Benchmark:
-    """A benchmark that lies below `root` (the --data_path) as its layout says.
+    """A benchmark below `root` (the --data_path), in its layout.
 
     seen, unseen: which sides are wanted; the lists of the other side stay empty, unread.
     validation: cut some of the seen classes from the training list for validation.
@@ -129,7 +129,7 @@ class _Source:
         return self._table([])
 
     def notes(self, gallery: ImageList) -> list[str]:
-        """What the user should know about the data before reading numbers from it."""
+        """Sentences about the data that one should know before reading numbers."""
         notes = []
         if not self.lists.is_dir():
             note = f"{self.lists} is not there: the class folders are read instead of lists"

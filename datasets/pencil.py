@@ -1,7 +1,7 @@
 """Sketches as people have them: photos of drawings on shaded paper, coloured lines, SVG.
 
-Only for searching with one's own sketch. Benchmarks are read by images.py alone; a sketch here that
-is clean already is taken as it is.
+Only for searching with one's own sketch. Benchmarks are read by images.py alone; a sketch that is
+clean already is not changed.
 """
 
 import importlib
@@ -70,7 +70,7 @@ def cleaned(image: Image.Image) -> tuple[np.ndarray | None, str]:
 
 
 def looks_photographed(pixels: np.ndarray) -> bool:
-    """Whether the ground is paper and not what a program fills: of many shades, or grey and grainy.
+    """Whether the ground is paper and not filled by a program: of many shades, or grey and grainy.
 
     pixels: (h, w, 3) uint8.
     """
@@ -86,8 +86,8 @@ def looks_photographed(pixels: np.ndarray) -> bool:
 def without_shading(pixels: np.ndarray) -> np.ndarray | None:
     """Strokes on evenly white paper, (h, w, 3) uint8; None where none stand out.
 
-    Light is divided by that of the paper around, as large as it is beside the strokes; what is
-    left is stretched from the noise of the paper to the darkness of its strokes.
+    The light of each pixel is divided by that of the paper around it, measured beside the strokes.
+    The ratio is stretched from the noise of the paper to the darkness of the strokes.
     """
     light = _scaled(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), SIDE)
     if _light_on_dark(light):
@@ -97,15 +97,15 @@ def without_shading(pixels: np.ndarray) -> np.ndarray | None:
     for _ in range(2):  # the paper's grain shows more where it is dark: even out what is no stroke
         paper = darkest > darkest.median() - FAINTEST
         darkest = darkest / _mean_of(darkest, paper).clamp(min=1e-3)
-    taken = 1 - darkest[0, 0]  # (h, w)
-    noise = 1.4826 * taken.abs().median()
+    depth = 1 - darkest[0, 0]  # (h, w)
+    noise = 1.4826 * depth.abs().median()
     faintest = max(FAINTEST, float(DEVIATIONS * noise))
-    ink = _without_specks(taken > faintest)
+    ink = _without_specks(depth > faintest)
     if not 0 < ink.float().mean() < MOST_INK:
         return None
-    full, none = taken[ink].quantile(0.6), faintest / 2
+    full, none = depth[ink].quantile(0.6), faintest / 2
     near_ink = _spread(ink[None, None].float(), 5)[0, 0] > 0
-    depth = ((taken - none) / (full - none)).clamp(0, 1) * near_ink
+    depth = ((depth - none) / (full - none)).clamp(0, 1) * near_ink
     grey = (255 * (1 - depth)).round().to(torch.uint8).numpy()
     return np.repeat(grey[..., None], 3, axis=2)
 
@@ -156,14 +156,14 @@ def _light_on_dark(light: Tensor) -> bool:
 
 
 def _without_specks(ink: Tensor) -> Tensor:
-    """The mask (h, w) without what is shorter than a stroke of about 1 % of the side."""
+    """The mask (h, w) without marks shorter than a stroke of about 1 % of the side."""
     window = max(3, max(ink.shape) // 50 | 1)
     around = _smooth(ink[None, None].float(), window)[0, 0] * window**2
     return ink & (around >= window)
 
 
 def _has_coloured_lines(pixels: np.ndarray) -> bool:
-    """Whether a good part of what is drawn on a light, flat ground is coloured."""
+    """Whether a good part of the drawing, on a light, flat ground, is coloured."""
     colours = pixels.reshape(-1, 3).astype(np.int16)
     ground = np.median(colours, axis=0)
     if ground.sum() <= 2 * INK:
@@ -184,7 +184,7 @@ def _without_colours(pixels: np.ndarray) -> np.ndarray:
 
 
 def _done_by_preprocessing(image: Image.Image) -> list[str]:
-    """What images.py does to a sketch that it does not take as it is."""
+    """The changes that images.py makes to a sketch."""
     plain = np.array(on_white(image))
     strokes = dark_on_white(image)[0]
     if strokes.min() == 255:
@@ -216,7 +216,7 @@ def _drawn_svg(file: Path) -> Image.Image:
             background_color="white",
         )
         return Image.open(BytesIO(png)).convert("RGB")
-    except Exception as error:  # what damaged XML raises has no end
+    except Exception as error:  # damaged XML raises errors of many kinds
         raise InputError(f"{file}: cannot be drawn ({error}).") from error
 
 

@@ -13,7 +13,7 @@ from utils.errors import InputError
 
 ENDINGS = {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"}
 ENDINGS |= {".ppm", ".tga", ".tif", ".tiff", ".webp"}
-"""Of the files that are taken for images, in lower case."""
+"""Endings of image files, in lower case."""
 
 
 class LooseImages:
@@ -42,7 +42,7 @@ class UnlabelledList(ImageList):
 def folder_images(root: str | Path, modality: str, leave_out: Path | None = None) -> UnlabelledList:
     """Every image below a folder, by path; hidden files and folders are passed over.
 
-    Links are followed, each folder once. leave_out: a folder whose files are not wanted. Raises
+    Links are followed, each folder once. leave_out: a folder to pass over. Raises
     InputError where `root` is no folder, cannot be read, or holds no image.
     """
     root = Path(root)

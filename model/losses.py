@@ -14,8 +14,8 @@ def classwise_contrastive(
 ) -> Tensor:
     """Supervised contrastive loss between two modalities, both ways (Khosla et al., NeurIPS 2020).
 
-    Each sketch is to find the photos of its class among all photos of the batch, and each photo its
-    sketches. sketches: (S, D), photos: (P, D), not normalised; targets: (S,), (P,) class numbers.
+    Each sketch has to find the photos of its class among all photos of the batch, and each photo
+    its sketches. sketches: (S, D), photos: (P, D), not normalised; targets: (S,), (P,) class numbers.
     An image without a partner in the other modality does not count; with no pair at all: 0.
     """
     sketches, photos = F.normalize(sketches, dim=-1), F.normalize(photos, dim=-1)
@@ -64,11 +64,11 @@ def mine_pairs(
     chances: Tensor,
     hardest: int,
 ) -> tuple[Tensor, Tensor]:
-    """Pairs of a batch to judge: each sketch with a photo of its class, then with one of another.
+    """Pairs of a batch: each sketch with a photo of its class, then with a photo of another class.
 
     The match is any photo of the class, the other any of the `hardest` photos of other classes that
-    look most like the sketch (cosine). chances: (S, 2), uniform in [0, 1), decide which: the same
-    ones choose the same pairs, in whatever order the photos come. sketches: (S, D), photos: (P, D),
+    look most like the sketch (cosine). chances: (S, 2), uniform in [0, 1), choose: the same chances
+    choose the same pairs, in whatever order the photos come. sketches: (S, D), photos: (P, D),
     targets (S,), (P,); each sketch has a match and the batch two classes. Numbers of sketches and
     of photos, (2 S,) each; the first S pairs match.
     """
@@ -77,7 +77,7 @@ def mine_pairs(
     matches = similarity.masked_fill(~same, -torch.inf)
     others = similarity.masked_fill(same, -torch.inf)
     nearest = others.topk(min(hardest, others.shape[1]), dim=1)  # (S, hardest)
-    # Fewer where the batch has few other classes; none where tokens are not finite: losses tell.
+    # Fewer where the batch has few other classes; none where tokens are not finite: losses show it.
     possible = nearest.values.isfinite().sum(dim=1)
     matching = _chosen(matches.argsort(dim=1, descending=True), same.sum(dim=1), chances[:, 0])
     other = _chosen(nearest.indices, possible, chances[:, 1])

@@ -1,4 +1,4 @@
-"""A training run as a picture: what metrics.jsonl says, over the epochs."""
+"""A training run as a picture: the figures of metrics.jsonl over the epochs."""
 
 import json
 import math
@@ -23,10 +23,10 @@ Curve = tuple[list[float], list[float]]  # epochs done, values
 
 
 def draw_curves(metrics: Path, picture: Path, title: str) -> None:
-    """Draw what the file holds as a PNG, written whole or not at all; no data, no panel.
+    """Draw the metrics as a PNG, written whole or not at all; no data, no panel.
 
-    metrics: a JSON object a line; what is torn or unknown is passed over. Raises InputError where
-    nothing in it can be drawn, OSError for files that cannot be read or written.
+    metrics: a file with a JSON object a line; torn and unknown lines are skipped. Raises InputError
+    where nothing in it can be drawn, OSError for files that cannot be read or written.
     """
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def _read(metrics: Path) -> tuple[list[Line], list[Line]]:
 
 
 def _curve(lines: list[Line], name: str) -> Curve:
-    """Where and what the finite values of that name are."""
+    """The finite values of that name, and where they are."""
     points = [(line["at"], line[name]) for line in lines if _is_number(line.get(name))]
     return [at for at, _ in points], [value for _, value in points]
 
@@ -177,7 +177,7 @@ def _draw_speed(axes, steps: list[Line]) -> None:
 
 
 def _colours() -> Iterator[str]:
-    """One a curve; beyond those that can be told apart, grey."""
+    """A colour for each curve; grey where no more colours differ enough."""
     return chain(COLOURS, repeat(QUIET))
 
 

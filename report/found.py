@@ -1,4 +1,4 @@
-"""What a search found: ranking.json, a strip a sketch, and the page."""
+"""The results of a search: ranking.json, a strip for each sketch, and the page."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,11 +68,11 @@ def write_found(
         most = min(SHOWN, max(1, IN_PAGE // len(found)))
         if most < len(found[0].answer.photos):
             log.info("pictures and page show the first %d photos of each sketch.", most)
-        taken = sum(one.milliseconds for one in found) / len(found)
+        mean = sum(one.milliseconds for one in found) / len(found)
         facts = {
             "gallery": f"{gallery.folder.name}, {len(gallery):,} photos",
             "compared by": f"{compared_by}; index: {gallery.kind}",
-            "a sketch took": f"{taken:,.1f} ms",
+            "time a sketch": f"{mean:,.1f} ms",
             "fingerprint of the weights": gallery.encoder.weights,
         }
         title = f"{len(found)} sketches" if len(found) > 1 else f"Sketch {found[0].file.name}"

@@ -1,4 +1,4 @@
-"""What was found, as one HTML page: images inside, no links outside, for phones and for paper."""
+"""The photos found, as one HTML page: images inside, no links outside, for phones and paper."""
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from utils.files import written_whole
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo that was found: its path, its score as text, a JPEG of it (None: it is gone)."""
+    """A photo that was found: path, score as text, a JPEG (None: the file has gone)."""
 
     path: str
     score: str
@@ -21,7 +21,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Section:
-    """A sketch, by the path of its file, and what was found for it, closest first.
+    """A sketch, by the path of its file, and the photos found for it, closest first.
 
     given, seen: JPEGs of the sketch, as its file is and as the network sees it. note: a sentence
     about what was done to it, or "".
@@ -39,7 +39,7 @@ def write_page(
 ) -> None:
     """Write the page, whole or not at all.
 
-    facts: shown as a table, by name. sections: taken one at a time, `total` of them.
+    facts: shown as a table, by name. sections: `total` of them, read one at a time.
     """
     with written_whole(file) as page:
         for piece in _pieces(title, facts, sections, total):
@@ -113,8 +113,8 @@ nav a { min-width: 2.2rem; padding: .25rem .5rem; text-align: center; text-decor
   border-radius: .4rem; }
 section { display: grid; grid-template-columns: 14rem minmax(0, 1fr); gap: 1.25rem;
   border-top: 1px solid var(--line); padding: 1.25rem 0; }
-.asked { position: sticky; top: 1rem; align-self: start; min-width: 0; }
-.asked .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; margin: .6rem 0; }
+.query { position: sticky; top: 1rem; align-self: start; min-width: 0; }
+.query .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; margin: .6rem 0; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .8rem; color: var(--soft); }
 img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff;
@@ -137,11 +137,11 @@ li img, .gone { background: var(--paper); }
 @media (max-width: 44rem) {
   header, main { padding: .75rem; }
   section { grid-template-columns: minmax(0, 1fr); gap: .75rem; }
-  .asked { position: static; }
-  .asked .pair { max-width: 20rem; }
+  .query { position: static; }
+  .query .pair { max-width: 20rem; }
   ol { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; }
 }
-@media print { .asked { position: static; } nav { display: none; } }
+@media print { .query { position: static; } nav { display: none; } }
 """
 
 _HEAD = Template("""<!DOCTYPE html>
@@ -163,7 +163,7 @@ $menu
 """)
 
 _SECTION = Template("""<section id="$id">
-<div class="asked">
+<div class="query">
 <h2 class="path">$path</h2>
 <div class="pair">
 <figure>$given<figcaption>as drawn</figcaption></figure>

@@ -90,7 +90,7 @@ def build_gallery(
 
 
 class _Build:
-    """One build of a gallery, whose store is open for writing."""
+    """One build of a gallery. Its store is open for writing."""
 
     def __init__(
         self,

@@ -175,9 +175,9 @@ def check_weights(folder: Path, content: Mapping, weights: str) -> None:
     """InputError where a gallery was built with other weights."""
     if content["key"]["weights"] != weights:
         raise InputError(
-            f"{folder}: was built with another checkpoint ({content['checkpoint']}), whose vectors "
-            "do not compare with those of this one. Use that checkpoint, or build a gallery with "
-            "this one elsewhere."
+            f"{folder}: was built with another checkpoint ({content['checkpoint']}), and vectors of "
+            "two checkpoints do not compare. Use that checkpoint, or build a gallery with this one "
+            "elsewhere."
         )
 
 

@@ -46,7 +46,7 @@ class StoredRows:
 
 
 class StoredList:
-    """A list of images whose features are read from a store and written to it.
+    """A list of images in a store: reads their features there, and writes them.
 
     store: of the list's modality. features: names of those wanted.
 

@@ -21,7 +21,7 @@ from utils.errors import InputError
 
 @dataclass(frozen=True)
 class SketchRanges:
-    """What is drawn for a sketch, uniformly. One number a: from -a to a."""
+    """Ranges of the changes of a sketch, drawn uniformly. One number a: from -a to a."""
 
     rotation: float  # degrees
     shift: float  # in each direction, in sides of the square
@@ -35,7 +35,7 @@ class SketchRanges:
 
 @dataclass(frozen=True)
 class PhotoRanges:
-    """What is drawn for a photo, uniformly but for the aspect."""
+    """Ranges of the changes of a photo, drawn uniformly but for the aspect."""
 
     area: tuple[float, float]  # of the crop, in areas of the picture
     aspect: float  # width / height of the crop: log-uniform from this to its inverse

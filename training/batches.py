@@ -34,7 +34,7 @@ class Draws(Dataset):
       unreadable                        a sentence for each file that could not be read
     With skip_bad another draw takes the place of one with such a file; else 'sketches' is None.
     augmentation: a kind of datasets/augment.py. per_class: images of each modality that a draw has.
-    own_photo: how often, where the names tell it, a sketch comes with the photo it was drawn from.
+    own_photo: how often, where file names show it, a sketch comes with the photo it was drawn from.
     cache: of the prepared pictures. reading: where workers note what they read.
     """
 

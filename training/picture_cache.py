@@ -1,7 +1,7 @@
-"""Prepared pictures on disk: what was decoded and preprocessed once is only copied from then on.
+"""Prepared pictures on disk: decoded and preprocessed once, and only copied from then on.
 
-One memory-mapped file a list of images: a line that says what it is, a stamp for each image, then
-the pictures. Whoever first reads an image keeps it there: workers, ranks and other runs share it.
+One memory-mapped file for each list of images: a line with its format, a stamp for each image, then
+the pictures. The first reader of an image stores it there; workers, ranks and other runs share it.
 """
 
 import hashlib
@@ -129,7 +129,7 @@ class PictureCache:
             lock.release()
 
     def _is_whole(self) -> bool:
-        """Whether the file is there and is ours; says how much it holds, or that it is damaged."""
+        """Whether the file is there and is ours; logs how much it holds, or that it is damaged."""
         if not self.file.exists():
             return False
         with open(self.file, "rb") as file:

@@ -1,4 +1,4 @@
-"""What data workers are reading, so that one that dies is reported with its file."""
+"""Notes of what data workers read, so that one that dies is reported with its file."""
 
 import os
 import re
@@ -15,7 +15,7 @@ DEAD = re.compile(
     r"(?:is killed by signal: (?P<signal>[^.]+)"
     r"|exited unexpectedly(?: with exit code (?P<code>\d+))?)"
 )
-"""What torch says of dead workers: one that its signal handler met, or those it looked for."""
+"""Torch's sentences about dead workers, from its signal handler and from its own checks."""
 
 
 class Reading:
@@ -28,13 +28,13 @@ class Reading:
         self.rows = torch.full((workers, 2), NOTHING).share_memory_()
 
     def note(self, number: int) -> None:
-        """In a worker: what it reads from now on; NOTHING once it is done."""
+        """In a worker: note what it reads from now on; NOTHING once it is done."""
         worker = get_worker_info()
         if worker is not None:
             self.rows.numpy()[worker.id] = (os.getpid(), number)
 
     def of(self, pid: int) -> int:
-        """The number of the image that this worker was reading when it was last heard of."""
+        """The number of the image that this worker noted last."""
         return dict(self.rows.tolist()).get(pid, NOTHING)
 
 

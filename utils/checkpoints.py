@@ -40,7 +40,7 @@ def load_file(path: Path) -> dict:
             return load_safetensors(path)
         with torch.serialization.safe_globals(_numpy_scalar_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what damaged bytes raise in an unpickler has no end
+    except Exception as error:  # damaged bytes raise errors of many kinds in an unpickler
         reason = str(error).strip().split("\n")[0][:200]
         raise InputError(
             f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {reason}). "
@@ -86,7 +86,7 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _numpy_scalar_types() -> list:
-    """What a pickled numpy scalar names: new and old path of its builder, dtype, dtype classes."""
+    """All that a pickled numpy scalar refers to: its builder by new and old path, dtype classes."""
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")

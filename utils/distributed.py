@@ -108,7 +108,7 @@ def broadcast(tensor: torch.Tensor, source: int) -> None:
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether an error says that another process has gone."""
+    """Whether an error means that another process has gone."""
     lost = (dist.DistNetworkError, dist.DistBackendError)
     return isinstance(error, lost) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
@@ -122,7 +122,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         if is_main():
-            log.warning("no GPU that torch can use: running on the CPU (-c cpu says so at once).")
+            log.warning(
+                "no GPU that torch can use: running on the CPU (-c cpu avoids this warning)."
+            )
         return torch.device("cpu")
     index = int(os.environ.get("LOCAL_RANK", name))
     if index >= torch.cuda.device_count():

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, whatever the disk does meanwhile."""
+"""Files written whole or not at all, even on a full disk."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def append_whole(path: Path, content: bytes) -> None:
-    """Add to the end of a file all or nothing: a failure cuts off what of it was written."""
+    """Add to the end of a file all or nothing: after a failure the file is as before."""
     size = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "ab") as file:
@@ -53,7 +53,7 @@ def append_whole(path: Path, content: bytes) -> None:
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
-    """Add lines to a text file, all or none. What a crash tore before stays a line of its own."""
+    """Add lines to a text file, all or none. A torn last line stays a line of its own."""
     start = ""
     if path.exists():
         with open(path, "rb") as file:
@@ -80,9 +80,9 @@ def reserve(file: BinaryIO, first: int, size: int) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in a few words: those of the system where it has some.
+    """Why something failed, in a few words: those of the operating system where it has some.
 
-    torch turns what the system says into long sentences of its own, and we into InputErrors.
+    torch wraps these into long sentences, and we into InputErrors.
     """
     cause: BaseException | None = error
     while cause is not None:

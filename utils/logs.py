@@ -1,4 +1,4 @@
-"""What a run leaves behind: console, log file, JSON, and progress that is quiet under nohup."""
+"""Console, log file, JSON, and a display of progress that is quiet under nohup."""
 
 import json
 import logging
@@ -27,8 +27,8 @@ def start_logging(file: Path | None = None, quiet: bool = False) -> None:
     """Send the project's log and Python's warnings to the console and, if given, to a file.
 
     quiet: warnings only on the console (the processes of a run other than the first). Raises
-    InputError where the file cannot be opened; where it cannot be written later, the console says
-    so once, and what is said after the trouble goes to the file again.
+    InputError where the file cannot be opened. Where it cannot be written later, one warning goes
+    to the console, and the file gets the messages that come after the trouble.
     """
     kept = None if file is None else _open_log(file)
     logging.captureWarnings(True)
@@ -79,7 +79,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def environment(device: str) -> dict:
-    """What a number depends on besides the options: versions, device, commit, command line."""
+    """The circumstances of a number besides the options: versions, device, commit, command line."""
     import torch
 
     versions = {}
@@ -103,7 +103,7 @@ def environment(device: str) -> dict:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, '+' behind it where files were changed; None if unknown."""
+    """The commit of this code, with '+' where files were changed; None if unknown."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -130,7 +130,7 @@ def _open_log(file: Path) -> logging.Handler:
 
 
 class _LogFile(logging.handlers.WatchedFileHandler):
-    """A log file that may vanish or find its disk full: one sentence says so, no traceback."""
+    """A log file that may vanish or fill its disk: that is one sentence, and no traceback."""
 
     def __init__(self, file: Path, encoding: str):
         self.failing = False
@@ -161,12 +161,12 @@ class _LogFile(logging.handlers.WatchedFileHandler):
             )
 
     def close(self) -> None:
-        with suppress(OSError):  # what a full disk has not taken
+        with suppress(OSError):  # of a full disk
             super().close()
 
 
 class _ConsoleFormatter(logging.Formatter):
-    """The message alone; warnings and errors say what they are."""
+    """The message alone; warnings and errors have their level before it."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)

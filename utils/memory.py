@@ -7,11 +7,11 @@ NEVER, LARGEST = -1, 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Do not give freed memory back to the system; whether that could be arranged.
+    """Keep freed memory, instead of giving it back to the system; whether that is possible here.
 
     glibc returns large blocks at once and gets them anew, and zeroed, page by page: on CPUs that
-    takes longer than most operations on tensors. Process-wide, hence for scripts to call; memory
-    stays at its peak. Other C libraries have no such setting, or no need of it.
+    takes longer than most operations on tensors. It concerns the whole process, so scripts call it;
+    memory stays at its peak. Other C libraries have no such setting, or no need of it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""In which precision a network runs: fp32, TF32, or half precision where that is fast."""
+"""The precision of a network: fp32, TF32, or half precision where that is fast."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

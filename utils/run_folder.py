@@ -1,4 +1,4 @@
-"""The folder a training run writes to: one run at a time, and no trouble with the disk ends it."""
+"""The folder of a training run: one run at a time writes there, and a full disk does not end it."""
 
 import json
 import re
@@ -18,7 +18,7 @@ NAMES = "|".join(map(re.escape, (LAST, BEST, RUN, METRICS, CURVES, OWNER)))
 LEFT_BEHIND = re.compile(rf"({NAMES}|resumed_\w+\.json){TEMPORARY}")
 
 RETRY_SECONDS = 60  # between attempts to save the end of a training
-PENDING_LINES = 10_000  # of metrics that the disk has not taken: half a million steps, 5 MB
+PENDING_LINES = 10_000  # of metrics that wait for the disk: half a million steps, 5 MB
 
 
 class RunFolder:
@@ -133,7 +133,7 @@ class RunFolder:
             self._write_pending()
 
     def drop_later(self, epoch: int, step: int) -> None:
-        """Take out of the metrics what a resumed run will do again, and torn lines.
+        """Remove from the metrics the steps that a resumed run will do again, and torn lines.
 
         epoch, step: of the checkpoint: whole epochs done, and steps of the next. Raises InputError.
         """
@@ -180,7 +180,7 @@ class RunFolder:
             )
 
     def _make_ready(self) -> None:
-        """Make anew a folder that has vanished, and see that it is still ours. Raises OSError.
+        """Make a folder that has vanished again, and check that it is still ours. Raises OSError.
 
         Not its parents: where they are gone too, a disk may be, and be back later.
         """

@@ -1,4 +1,4 @@
-"""One run at a time writes to a folder: a lock that ends with its process, and who holds it."""
+"""A lock, so that one run at a time writes to a folder; it ends with its process."""
 
 import errno
 import json
@@ -13,8 +13,8 @@ from utils.errors import InputError
 from utils.files import reason
 from utils.logs import log, write_json
 
-LOCK, OWNER = "run.lock", "run.lock.json"  # the latter says who holds, or last held, the former
-SECONDS_TO_LEAVE = 10  # that the data workers of a killed run may take to notice
+LOCK, OWNER = "run.lock", "run.lock.json"  # the latter names the last holder of the former
+SECONDS_TO_LEAVE = 10  # until the data workers of a killed run have noticed
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -60,9 +60,9 @@ class RunLock:
         self._lock, self._file = lock, _identity(self.folder / LOCK)
 
     def keep(self) -> None:
-        """Take the lock anew where its file has gone, as with a folder that was removed.
+        """Acquire the lock again where its file has gone, as with a folder that was removed.
 
-        Raises OSError where another run has come in between, and where the folder refuses.
+        Raises OSError where another run has used the folder since, and where the folder refuses.
         """
         same = self._lock is not None and _identity(self.folder / LOCK) == self._file
         if self._file is None or same:
@@ -92,7 +92,7 @@ class RunLock:
         write_json(self.folder / OWNER, self._me)
 
     def _owner(self) -> dict | None:
-        """Who holds the lock, or last held it; None where that is not written there."""
+        """The last holder of the lock; None where it is not known."""
         try:
             owner = json.loads((self.folder / OWNER).read_text(encoding="utf-8"))
             return {name: owner[name] for name in ("process", "host", "started")}

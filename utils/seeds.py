@@ -16,8 +16,8 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 def seed_step(*numbers: int) -> None:
     """Seed torch, which dropout draws from, by numbers that tell one step from all others.
 
-    What a step draws then depends on nothing that happened before: not on other steps, on
-    validation, or on whether the run was interrupted.
+    The random numbers of a step then depend on nothing before it: neither on other steps nor on
+    validation nor on interruptions.
     """
     seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(seed >> np.uint64(1)))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted, so that a program can stop where it loses nothing."""
+"""Ctrl-C and SIGTERM, noted, so that a program can stop where it loses nothing."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """From its making on, the first signal is noted; a second one raises KeyboardInterrupt.
+    """Notes the first signal from now on; a second one raises KeyboardInterrupt.
 
     number: of the first signal; None before.
     """

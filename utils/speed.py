@@ -1,4 +1,4 @@
-"""Measuring: seconds, operations, memory, and the peak of the machine they are held against."""
+"""Measuring: seconds, operations, memory, and the peak of the machine to compare with."""
 
 import math
 import platform
@@ -16,7 +16,7 @@ SIDES = {"cpu": (2048, 4096), "cuda": (4096, 8192)}  # of the matrices that tell
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """How long it takes until the device has done what was asked."""
+    """The time until the device has finished."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     started = time.perf_counter()

@@ -116,7 +116,7 @@ def write_synthetic(
 
 
 def read_description(folder: Path) -> dict:
-    """With which settings the folder was drawn. Raises InputError where nothing says so."""
+    """The settings with which the folder was drawn. Raises InputError where they are not there."""
     file = folder / DESCRIPTION
     try:
         drawn = json.loads(file.read_text(encoding="utf-8"))

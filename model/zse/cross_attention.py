@@ -1,7 +1,7 @@
 """Cross-attention between the tokens of a sketch and of a photo (ZSE-SBIR, Lin et al., CVPR 2023).
 
-Each side looks for what the other side shows, but keeps its own content: queries come from the
-side itself, keys from the other, values again from the side itself.
+Each side attends to the other side, but keeps its own content: queries and values come from the
+side itself, keys from the other one.
 """
 
 import math
@@ -30,7 +30,7 @@ class CrossAttention(nn.Module):
 
     @torch.no_grad()
     def start_as_identity(self) -> None:
-        """Make every layer hand on its own tokens, normalised, until it has learned something."""
+        """Make every layer return its own tokens, normalised, until it has learned something."""
         for layer in (*self.sketch_layers, *self.photo_layers):
             for last in (layer.out, layer.fc2):
                 nn.init.zeros_(last.weight)

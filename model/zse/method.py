@@ -101,8 +101,8 @@ class ZSE(Method):
         """The losses of a batch, which datasets/batches.py describes.
 
         Half of the pairs match, and come first. Of triplets, pair i is sketch i with photo i (the
-        published pairs); of classes, pairs are mined, see losses.py. Photos to be told apart from
-        are those of all processes: together they compute what one would with all their images.
+        published pairs); of classes, pairs are mined, see losses.py. Contrast and mining see the
+        photos of all processes: together they compute the losses of one with all their images.
         """
         images = batch["sketches"], batch["photos"]
         sketch, photo = self.tokenizer(torch.cat(images)).split([len(side) for side in images])
@@ -134,7 +134,7 @@ class ZSE(Method):
         )
 
     def load_pretrained(self, path: Path | None) -> str:
-        """Start the tokenizer from pretrained weights (see model/pretrained.py); says whose."""
+        """Start the tokenizer from pretrained weights, see model/backbone.py."""
         state, source = load_pretrained(self.settings.vit, path)
         backbone_from_file(self.tokenizer, state, source)
         return source
@@ -175,7 +175,7 @@ class ZSE(Method):
         return {**named, first: named[first] + unnamed}
 
     def _compared(self, retrieval: Tensor, modality: str) -> Tensor:
-        """What -r sa compares of retrieval tokens (B, D): whitened where that is set."""
+        """Retrieval tokens (B, D) as -r sa compares them: whitened where that is set."""
         if self.whitening is None:
             return retrieval
         return self.whitening(retrieval, MODALITIES.index(modality))
@@ -183,8 +183,9 @@ class ZSE(Method):
     def _mined(self, batch: dict, compared: list[Tensor], photo: Tensor):
         """Pairs of this process's sketches with photos of all processes.
 
-        compared: what -r sa compares, (S, D) and (P, D); photo: tokens (P, 1 + N, D). Numbers of
-        sketch and photo of B pairs, the vectors of both sides (B, D), tokens of numbered photos.
+        compared: vectors that -r sa compares, (S, D) and (P, D); photo: tokens (P, 1 + N, D).
+        Returns numbers of sketch and photo of B pairs, the vectors of both sides (B, D), and the
+        tokens of the photos with these numbers.
         """
         photos = gather_rows(compared[1])
         targets = batch["sketch_targets"], gather_rows(batch["photo_targets"])
@@ -231,7 +232,7 @@ def _triplet(sketches: Tensor, photos: Tensor) -> Tensor:
 def _check_width(settings: ZSESettings, width: int) -> None:
     if settings.width not in (None, width):
         raise InputError(
-            f"d_model {settings.width} does not go with {settings.vit}, whose width is {width}."
+            f"d_model {settings.width} does not go with {settings.vit}, which has width {width}."
         )
     if width % settings.heads:
         possible = [n for n in range(1, 65) if width % n == 0]

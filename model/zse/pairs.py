@@ -1,9 +1,9 @@
 """Scores of many pairs of few images, without gradients (ZSE-SBIR, Lin et al., CVPR 2023).
 
-What training computes pair by pair, in less work. Once an image: the projections that the first
+The same scores as in training, with less work. Once an image: the projections that the first
 cross-attention layers read. Once a pair: attention, output projection, feed-forward network, norms,
-down-sampling, cosines, relation network; and of the tokens only those that the relation network
-reads, in the order in which it reads them.
+down-sampling, cosines, relation network; only for the tokens that the relation network reads, in
+the order in which it reads them.
 """
 
 import copy
@@ -60,10 +60,10 @@ class PairScorer:
 
     @torch.no_grad()
     def prepare(self, features: Features, modality: str) -> Features:
-        """All that depends on one image alone: of what encode() gives, tokens as others.
+        """All that depends on one image alone, in place of the tokens of encode().
 
         'own' and 'query' (B, n, D) are of the tokens to be updated, 'key' and 'value' (B, N, D) of
-        all; 'mask' (B, 1, 1, N) is added where keys were appended for the sake of their number.
+        all; 'mask' (B, 1, 1, N) is there where keys were appended to even out their number.
         """
         features = dict(features)
         tokens = features.pop("tokens").to(self.dtype)
@@ -155,7 +155,7 @@ class PairScorer:
         return self.relation.compare(*anchors, cosines)
 
     def _anchors(self, tokens: Tensor) -> Tensor:
-        """What is compared, of cross-attended tokens (P, n, D)."""
+        """The anchors of cross-attended tokens (P, n, D)."""
         if self._in_windows:
             return self.reduce.of_windows(tokens.unflatten(1, (-1, 4)).flatten(2))
         if len(self.layers) > 1:
@@ -166,7 +166,7 @@ class PairScorer:
 def _do_all(score: Callable, jobs: list, logits: Tensor) -> None:
     """Do the jobs, which fill the logits: on a CPU as many at once as it has threads.
 
-    A thread that has its pairs to itself waits for no other and keeps them in its own cache.
+    A thread with pairs of its own waits for no other and keeps them in its own cache.
     """
     threads = torch.get_num_threads()
     if logits.device.type != "cpu" or threads == 1 or len(jobs) == 1:
@@ -179,12 +179,12 @@ def _do_all(score: Callable, jobs: list, logits: Tensor) -> None:
 
 
 class _MergedLayer:
-    """A cross-attention layer in one dtype, with what can be merged without changing its result.
+    """A cross-attention layer in one dtype, with its maps merged where that changes no result.
 
     The bias of the output projection is added to the own tokens once an image. The bias of fc2 goes
     into the shift of norm1, which comes before it on the residual path; fc1 reads that norm too, so
-    its own bias is lessened by what it makes of the addition. Residuals are where products are
-    summed up.
+    its own bias is reduced by the effect of the addition. Residuals are the buffers into which
+    products are summed.
     """
 
     def __init__(self, layer: CrossAttentionLayer, dtype: torch.dtype):

@@ -1,7 +1,7 @@
 """Kernel relation network: similarities between local tokens -> one score for a pair.
 
 ZSE-SBIR (Lin et al., CVPR 2023). A pair of images is compared anchor by anchor; a small network
-reads the whole matrix of similarities and says how well the pair matches.
+reads the whole matrix of similarities and scores how well the pair matches.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 DOWNSAMPLING = ("published", "spatial")
-SHARPNESS = 10.0  # of DirectMatch: cosines are small, and its few weights shall learn fast
+SHARPNESS = 10.0  # of DirectMatch: cosines are small, and its few weights should learn fast
 
 
 def possible_anchors(tokens: int) -> list[int]:
@@ -27,7 +27,7 @@ class RelationNetwork(nn.Module):
     anchors: one of possible_anchors(tokens); fewer than tokens means a shared 2 x 2 convolution.
     downsampling: how that convolution reads the tokens. "spatial": as the grid of patches, so that
     an anchor is a region of the image. "published": as released weights need it, the (N, D) block
-    of memory taken for (D, side, side) without a transpose, so that every anchor mixes all patches.
+    of memory is read as (D, side, side) without a transpose, so that anchors mix all patches.
     shortcut: beyond the paper, the logit is the network's plus that of DirectMatch.
     """
 
@@ -65,7 +65,7 @@ class RelationNetwork(nn.Module):
         return self.compare(self.anchors(sketch), self.anchors(photo), cosines)
 
     def anchors(self, tokens: Tensor) -> Tensor:
-        """What is compared: (B, N, D) -> (B, A, C)."""
+        """The anchors of patch tokens: (B, N, D) -> (B, A, C)."""
         return tokens if self.reduce is None else self.reduce(tokens)
 
     def compare(self, sketch: Tensor, photo: Tensor, cosines: Tensor | None = None) -> Tensor:
@@ -94,7 +94,7 @@ class Downsampling(nn.Conv2d):
         return self.of_windows(self.windows(tokens))
 
     def windows(self, tokens: Tensor) -> Tensor:
-        """What each window reads: (B, N, D) -> (B, A, 4 D). An odd last row and column: nowhere."""
+        """Tokens by windows: (B, N, D) -> (B, A, 4 D), without an odd last row and column."""
         B, N, D = tokens.shape
         side = math.isqrt(N)
         even = side // 2 * 2
@@ -111,7 +111,7 @@ class Downsampling(nn.Conv2d):
 
 
 class DirectMatch(nn.Module):
-    """What three cosines say of a pair, weighed: a score that holds before anything is learned.
+    """A weighed sum of three cosines of a pair: a score that is useful before training.
 
     The cosine of the two retrieval tokens before cross-attention, by which the score starts; the
     mean cosine of a sketch anchor with its best photo anchor; and that of a photo anchor with its

@@ -19,10 +19,9 @@ POSITION_STD = 0.4  # of an untrained network: timm's 0.02 drowns in the patch e
 class Tokenizer(nn.Module):
     """Images -> one retrieval token and the patch tokens, after all blocks and the final norm.
 
-    vit: see model.backbone.build_vit. keep_rate: share of the
-    patch tokens that each of three blocks keeps (at a quarter, half and three quarters of the
-    depth); 1 keeps all.
-    dropout: on the embeddings, twice in each MLP and on each attention output.
+    vit: see model.backbone.build_vit. keep_rate: share of the patch tokens that each of three
+    blocks keeps (at a quarter, half and three quarters of the depth); 1 keeps all. dropout: on the
+    embeddings, twice in each MLP and on each attention output.
 
     tokens (attribute): how many patch tokens come out. checkpointing (attribute): blocks keep no
     activations for the way back, but compute them again.
@@ -61,9 +60,9 @@ class Tokenizer(nn.Module):
     def start_unharmed(self) -> None:
         """Make the two stems together compute what the pretrained patch embedding alone computed.
 
-        The scale stem is in no pretrained file. Left random, it halves and disturbs what every
-        later layer was trained on. Here it starts at zero (its last convolution, so that it learns
-        from the first step) and the patch embedding at twice its value: their mean is unchanged.
+        The scale stem is in no pretrained file. Left random, it would halve and disturb the input
+        of every later layer. Here its last convolution starts at zero (so it learns from the first
+        step) and the patch embedding at twice its value: their mean is unchanged.
         """
         nn.init.zeros_(self.scale_stem.convolutions[-1].weight)
         self.vit.patch_embed.proj.weight.mul_(2)

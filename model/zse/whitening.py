@@ -1,7 +1,7 @@
-"""Whitening of retrieval tokens: what every sketch, or every photo, has in common counts no more.
+"""Whitening of retrieval tokens: remove what all sketches, or all photos, have in common.
 
-Each modality's mean is taken away, and the covariance within the modalities is evened out, as in
-linear discriminant analysis. Both are measured on the training images, never on those searched.
+Each modality's mean is subtracted, and the covariance within the modalities is evened out, as in
+linear discriminant analysis. Both are measured on the training images, never on the gallery.
 """
 
 import torch
@@ -14,7 +14,7 @@ SHRINKAGE = 5.0  # mean variances added to the diagonal: small directions are mo
 
 
 class Whitening(nn.Module):
-    """Means of the modalities and their common covariance, followed while training.
+    """Means of the modalities and their common covariance, updated while training.
 
     width: D of the tokens; modalities: how many. Until the first batch, tokens are only scaled.
     """
@@ -23,7 +23,7 @@ class Whitening(nn.Module):
         super().__init__()
         self.register_buffer("means", torch.zeros(modalities, width))
         self.register_buffer("covariance", torch.eye(width))
-        self.register_buffer("batches", torch.zeros(()))  # followed so far
+        self.register_buffer("batches", torch.zeros(()))  # seen so far
 
     @torch.no_grad()
     def follow(self, *tokens: Tensor) -> None:

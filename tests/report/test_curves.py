@@ -102,7 +102,7 @@ def test_epochs_go_on_from_each_other(draw):
 
 
 def test_files_that_do_not_say_how_long_an_epoch_is_are_drawn_too(draw):
-    """The longest seen is taken for a whole one: also of an epoch that is not over."""
+    """The longest seen counts as a whole one: also of an epoch that is not over."""
     old = {n: STEP[n] for n in ("kind", "triplet", "total", "learning_rate", "images_per_second")}
     places = [(1, 50), (1, 80), (2, 50), (2, 80), (3, 40)]
     figure = draw(*({**old, "epoch": epoch, "step": step} for epoch, step in places))

@@ -20,7 +20,7 @@ def jpeg(colour="red") -> bytes:
 
 
 class Reader(HTMLParser):
-    """What a browser is told: tags with attributes, and the text; all tags must be closed."""
+    """What a browser reads: tags with attributes, and the text; all tags must be closed."""
 
     ALONE = ("meta", "link", "img")
 
@@ -76,10 +76,10 @@ def test_images_are_inside_and_nothing_is_outside(tmp_path):
     assert {link for link in links if link.startswith("#")} == {"#s1", "#s2"}
 
 
-def test_a_phone_is_told_its_width_and_the_language_is_named(tmp_path):
+def test_a_phone_learns_its_width_and_the_language_is_named(tmp_path):
     text, reader = written(tmp_path, sections())
-    told = {meta.get("name"): meta.get("content") for meta in reader.all("meta")}
-    assert told["viewport"] == "width=device-width, initial-scale=1"
+    named = {meta.get("name"): meta.get("content") for meta in reader.all("meta")}
+    assert named["viewport"] == "width=device-width, initial-scale=1"
     assert reader.all("html")[0]["lang"] == "en"
     assert "@media (max-width" in text and text.startswith("<!DOCTYPE html>")
 

@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 from PIL._util import DeferredError
 
+from report import pictures
 from report.pictures import (
     NEUTRAL,
     RIGHT,
     WRONG,
-    Ranking,
+    Strip,
     draw_grid,
     draw_sheet,
     draw_strip,
     save_picture,
 )
-from retrieval import pictures
 
 TILE = 96  # hence: gap 6, gap behind the first tile 18, frame 4, text 10 and its band 20
 FIRST, STEP = 96 + 18, 96 + 6
@@ -29,14 +29,14 @@ def plain(colour=(10, 60, 110), size=(20, 20), mode="RGB"):
     return Image.new(mode, size, colour)
 
 
-def ranking(count=2, relevant=None, name="name", query=None):
+def strip_of(count=2, relevant=None, name="name", query=None):
     photos = [plain(COLOURS[i % 4]) for i in range(count)]
-    return Ranking(query or plain(), name, photos, [name] * count, relevant)
+    return Strip(query or plain(), name, photos, [name] * count, relevant)
 
 
 def tile_of(image):
     """The image as it comes back in the tile of a query, as an array (tile, tile, 3)."""
-    return np.array(draw_strip(ranking(0, query=image), TILE))[:TILE]
+    return np.array(draw_strip(strip_of(0, query=image), TILE))[:TILE]
 
 
 def ink(picture):
@@ -45,7 +45,7 @@ def ink(picture):
 
 
 def caption(name, tile=TILE):
-    return ink(draw_strip(ranking(0, name=name), tile))[tile:]
+    return ink(draw_strip(strip_of(0, name=name), tile))[tile:]
 
 
 @pytest.fixture(params=["freetype", "bitmap"])
@@ -62,7 +62,7 @@ def font(request, monkeypatch):
 
 
 def test_frames_tell_right_from_wrong():
-    strip = draw_strip(ranking(3, [True, False, True]), TILE)
+    strip = draw_strip(strip_of(3, [True, False, True]), TILE)
     frames = [strip.getpixel((FIRST + i * STEP + EDGE, MIDDLE)) for i in range(3)]
     assert frames == [RIGHT, WRONG, RIGHT]
     for x, y in ((0, 0), (TILE - 1, 0), (0, TILE - 1), (TILE - 1, TILE - 1), (MIDDLE, 3)):
@@ -71,11 +71,11 @@ def test_frames_tell_right_from_wrong():
 
 
 def test_unknown_relevance_and_the_query_have_a_thin_neutral_frame():
-    strip = draw_strip(ranking(2), TILE)
+    strip = draw_strip(strip_of(2), TILE)
     for start in (0, FIRST, FIRST + STEP):
         assert strip.getpixel((start, MIDDLE)) == NEUTRAL
         assert strip.getpixel((start + 1, MIDDLE)) not in (NEUTRAL, RIGHT, WRONG, (255, 255, 255))
-    assert draw_strip(ranking(1, [True]), TILE).getpixel((0, MIDDLE)) == NEUTRAL
+    assert draw_strip(strip_of(1, [True]), TILE).getpixel((0, MIDDLE)) == NEUTRAL
 
 
 def test_frames_differ_in_lightness_as_well():
@@ -94,25 +94,25 @@ def test_frames_differ_in_lightness_as_well():
 @pytest.mark.parametrize("count", [0, 1, 4, 10, 12])
 def test_a_strip_is_as_long_as_its_ranking(count):
     width = TILE if count == 0 else FIRST + count * STEP - 6
-    assert draw_strip(ranking(count), TILE).size == (width, TILE + 20)
+    assert draw_strip(strip_of(count), TILE).size == (width, TILE + 20)
 
 
 def test_photos_stand_in_their_order_behind_the_query():
-    strip = draw_strip(ranking(4), TILE)
+    strip = draw_strip(strip_of(4), TILE)
     assert strip.getpixel((MIDDLE, MIDDLE)) == (10, 60, 110)
     assert [strip.getpixel((FIRST + i * STEP + MIDDLE, MIDDLE)) for i in range(4)] == COLOURS
 
 
 def test_gaps_are_white():
-    strip = np.array(draw_strip(ranking(2, [True, False]), TILE))
+    strip = np.array(draw_strip(strip_of(2, [True, False]), TILE))
     assert (strip[:, TILE:FIRST] == 255).all()
     assert (strip[:, FIRST + TILE : FIRST + STEP] == 255).all()
 
 
 def test_strips_of_different_lengths_stack_unchanged():
-    rankings = [ranking(2, [True, False]), ranking(4), ranking(0)]
-    sheet = draw_sheet(iter(rankings), "", TILE)
-    strips = [draw_strip(each, TILE) for each in rankings]
+    given = [strip_of(2, [True, False]), strip_of(4), strip_of(0)]
+    sheet = draw_sheet(iter(given), "", TILE)
+    strips = [draw_strip(each, TILE) for each in given]
     assert sheet.size == (12 + strips[1].width + 12, 12 + 3 * 116 + 2 * 6 + 12)
     for i, strip in enumerate(strips):
         top = 12 + i * (116 + 6)
@@ -121,25 +121,25 @@ def test_strips_of_different_lengths_stack_unchanged():
         assert not ink(sheet)[top : top + 116, 12 + strip.width :].any()
 
 
-def test_a_sheet_draws_each_ranking_before_it_takes_the_next(monkeypatch):
+def test_a_sheet_draws_each_strip_before_it_gets_the_next(monkeypatch):
     order = []
 
     def strip(*arguments):
         order.append("drawn")
         return draw_strip(*arguments)
 
-    def rankings():
+    def strips():
         for _ in range(2):
-            order.append("taken")
-            yield ranking()
+            order.append("given")
+            yield strip_of()
 
     monkeypatch.setattr(pictures, "draw_strip", strip)
-    draw_sheet(rankings(), "", TILE)
-    assert order == ["taken", "drawn"] * 2
+    draw_sheet(strips(), "", TILE)
+    assert order == ["given", "drawn"] * 2
 
 
 def test_the_title_stands_above_the_strips():
-    bare, titled = (draw_sheet([ranking()], title, TILE) for title in ("", "What is seen?!_"))
+    bare, titled = (draw_sheet([strip_of()], title, TILE) for title in ("", "What is seen?!_"))
     band = titled.height - bare.height
     assert band > 0 and titled.width == bare.width
     assert ink(titled)[:band].any()
@@ -148,7 +148,7 @@ def test_the_title_stands_above_the_strips():
 
 
 def test_a_long_title_widens_the_sheet_and_is_not_cut():
-    sheet = draw_sheet([ranking(0)], "word " * 40 + "end", TILE)
+    sheet = draw_sheet([strip_of(0)], "word " * 40 + "end", TILE)
     columns = np.flatnonzero(ink(sheet)[:20].any(axis=0))
     assert columns[0] >= 12 and sheet.width - 24 <= columns[-1] < sheet.width - 12
 
@@ -157,10 +157,10 @@ def test_nothing_to_draw_is_a_title_alone():
     assert draw_sheet([], "nothing found", TILE).height < 60
 
 
-def test_a_ranking_with_columns_of_different_length_is_refused():
+def test_a_strip_with_columns_of_different_length_is_refused():
     for wrong in (
-        Ranking(plain(), "", [plain()], []),
-        Ranking(plain(), "", [plain()], ["a"], [True, False]),
+        Strip(plain(), "", [plain()], []),
+        Strip(plain(), "", [plain()], ["a"], [True, False]),
     ):
         with pytest.raises(ValueError, match="zip"):
             draw_strip(wrong)
@@ -220,7 +220,7 @@ def test_deep_grey_keeps_its_shades():
 def test_images_given_are_left_as_they_are():
     image = plain((10, 60, 110, 77), (5, 9), "RGBA")
     before = image.tobytes()
-    draw_strip(Ranking(image, "", [image], [""], [True]))
+    draw_strip(Strip(image, "", [image], [""], [True]))
     assert (image.mode, image.size, image.tobytes()) == ("RGBA", (5, 9), before)
 
 
@@ -228,7 +228,7 @@ def test_images_given_are_left_as_they_are():
 
 
 def test_names_stand_centred_below_their_tiles(font):
-    named = ink(draw_strip(Ranking(plain(), "ab", [plain()] * 2, ["ab", ""]), TILE))[TILE:]
+    named = ink(draw_strip(Strip(plain(), "ab", [plain()] * 2, ["ab", ""]), TILE))[TILE:]
     columns = np.flatnonzero(named[:, :TILE].any(axis=0))
     assert abs(columns[0] + columns[-1] - (TILE - 1)) <= 4
     np.testing.assert_array_equal(named[:, :TILE], named[:, FIRST : FIRST + TILE])
@@ -244,7 +244,7 @@ def test_names_too_long_are_cut_with_an_ellipsis_to_their_tile(font):
     np.testing.assert_array_equal(long, caption("m" * 300))
     kept = [n for n in range(20) if (long == caption("m" * n + "...")).all()]
     assert kept[0] == {"freetype": (TILE - 6) // 9, "bitmap": (TILE - 18) // 6}[font]
-    spread = ink(draw_strip(ranking(2, name="m" * 300), TILE))[TILE:]
+    spread = ink(draw_strip(strip_of(2, name="m" * 300), TILE))[TILE:]
     assert not spread[:, TILE:FIRST].any() and not spread[:, FIRST + TILE : FIRST + STEP].any()
 
 
@@ -266,7 +266,7 @@ def test_names_beyond_ascii_are_drawn_as_far_as_the_fonts_go(font):
 @example(name="\udcff undecodable")
 @example(name="a\x00b\x7f")
 def test_no_name_and_no_title_is_too_strange(name):
-    sheet = draw_sheet([ranking(1, [True], name)], name, TILE)
+    sheet = draw_sheet([strip_of(1, [True], name)], name, TILE)
     assert sheet.mode == "RGB"
     assert draw_grid([[plain()]], [name], name, TILE).mode == "RGB"
 
@@ -274,7 +274,7 @@ def test_no_name_and_no_title_is_too_strange(name):
 def test_no_name_is_too_strange_for_the_bitmap_font(monkeypatch):
     monkeypatch.setattr(ImageFont, "core", DeferredError(ImportError("no FreeType")))
     for name in ("", "ß …", "\udcff", "a\x00\x7f\nb", "風車", "x" * 500):
-        assert draw_sheet([ranking(1, [True], name)], name, TILE).mode == "RGB"
+        assert draw_sheet([strip_of(1, [True], name)], name, TILE).mode == "RGB"
 
 
 # ---- grids
@@ -319,7 +319,7 @@ def test_rows_without_a_name_each_are_refused():
 
 
 def test_a_saved_picture_is_a_png_whatever_its_name(tmp_path):
-    picture = draw_strip(ranking(2, [True, False]), TILE)
+    picture = draw_strip(strip_of(2, [True, False]), TILE)
     save_picture(picture, tmp_path / "a.b.rankings")
     with Image.open(tmp_path / "a.b.rankings") as saved:
         assert saved.format == "PNG" and saved.tobytes() == picture.tobytes()
@@ -327,7 +327,7 @@ def test_a_saved_picture_is_a_png_whatever_its_name(tmp_path):
 
 
 def test_a_picture_that_cannot_be_saved_leaves_nothing_behind(tmp_path):
-    place = tmp_path / "taken.png"
+    place = tmp_path / "folder.png"
     place.mkdir()
     with pytest.raises(OSError):
         save_picture(plain(), place)

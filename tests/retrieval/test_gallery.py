@@ -1,35 +1,54 @@
 """A gallery on disk: only what is new is encoded, nothing is lost, and it ranks as a test does."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, picture
+from fakes import FakeMethod, FakePreprocessing
 from filelock import FileLock
-from retrieval.features import Encoder
-from retrieval.rows import GALLERY, JOURNAL, LOCK
+from PIL import Image
 
 from datasets.unlabelled import folder_images, image_list
 from model.method import Method
 from retrieval import building
+from retrieval import store as store_module
 from retrieval.building import build_gallery
+from retrieval.encoder import Encoder
 from retrieval.evaluate import evaluate
-from retrieval.gallery import Gallery
-from retrieval.scoring import MODES
+from retrieval.gallery import GALLERY, Gallery
+from retrieval.scoring import RANKERS
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
 PHOTOS, SKETCHES = 23, 7
-BOTH = ("retrieval", "tokens")
+MODES = tuple(RANKERS)
 
 
 class CosineMethod(FakeMethod):
     """The fake, compared as methods are by default."""
 
     similarity = Method.similarity
+
+
+def picture(file, modality):
+    """The levels of an image: its number, then numbers drawn from its content.
+
+    Half precision holds them, and no two cosines of different ones nearly tie.
+    """
+    content = Path(file).read_bytes()
+    if content.startswith(b"broken"):
+        raise InputError(f"{file}: unreadable (broken).")
+    random = np.random.default_rng(crc32(content))
+    numbers = torch.tensor(random.integers(-128, 129, size=(3, 2, 2)) / 64, dtype=torch.float32)
+    numbers[0] = int(Path(file).stem.split("-")[0])
+    return numbers
 
 
 @pytest.fixture
@@ -42,15 +61,16 @@ def _blocks_of_four(monkeypatch):
     monkeypatch.setattr(building, "block_sizes", lambda *_, **__: (4, 4))
 
 
-def encoder_of(method, keep=BOTH, **settings) -> Encoder:
-    settings = {"device": CPU, "workers": 0, "skip_bad": True, "keep": keep} | settings
-    return Encoder(method, picture, **settings)
+def encoder_of(method, levels=picture, **settings) -> Encoder:
+    return Encoder(method, CPU, preprocessing=FakePreprocessing(levels), **settings)
 
 
 def write_photos(root: Path, names) -> None:
+    """Files of other content each, some of them broken, as their names say."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"photo " + name.encode())
+        kind = b"broken" if "broken" in name else b"image"
+        (root / name).write_bytes(kind + b" " + name.encode())
 
 
 @pytest.fixture
@@ -61,30 +81,48 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def sketches(tmp_path):
+def sketches(tmp_path) -> list[Path]:
     names = [f"{n}-sketch.png" for n in range(SKETCHES)]
     write_photos(tmp_path / "sketches", names)
-    return image_list(tmp_path / "sketches", names, "sketch")
+    return [tmp_path / "sketches" / name for name in names]
 
 
-def build(folder, photos, method, keep=BOTH, kind=None, **settings):
-    encoder = encoder_of(method, keep, **settings)
+def build(folder, photos, method, tokens=True, kind=None, features=None, **settings):
     return build_gallery(
-        folder, folder_images(photos, "photo"), encoder, checkpoint="a.pth", kind=kind
+        folder,
+        folder_images(photos, "photo"),
+        encoder_of(method, **settings),
+        checkpoint="a.pth",
+        tokens=tokens,
+        kind=kind,
+        features=features,
     )
 
 
-def ask(folder, method, sketches, k=PHOTOS, mode="sa", **settings):
-    answers, bad = Gallery(folder, encoder_of(method), image_list).search(
-        sketches, k, mode, **settings
-    )
-    assert bad == []
+def search(folder, method, sketches, k=PHOTOS, mode="sa", shortlist=200, **settings):
+    """The answers of a gallery, which may be a folder."""
+    gallery = folder if isinstance(folder, Gallery) else Gallery(folder, encoder_of(method))
+    own = {"shortlist": shortlist} if mode == "rerank" else {}
+    answers, faults = gallery.search(sketches, k, RANKERS[mode], own, **settings)
+    assert faults == {}
     return answers
 
 
 def found(answers) -> list:
     """Paths and scores; nan is not equal to itself, so scores are as text."""
     return [(answer.photos, [f"{score:.6f}" for score in answer.scores]) for answer in answers]
+
+
+def bits(answers) -> list:
+    """Paths and scores to the last bit."""
+    return [(answer.photos, list(map(repr, answer.scores))) for answer in answers]
+
+
+def assert_searched_alike(one, other, method, sketches):
+    """Two galleries give the same answers, however photos are compared."""
+    for mode in MODES:
+        first, second = (found(search(g, method, sketches, 99, mode)) for g in (one, other))
+        assert first == second
 
 
 def content(folder: Path) -> dict:
@@ -94,22 +132,23 @@ def content(folder: Path) -> dict:
 # ---- search
 
 
-@pytest.mark.parametrize("keep", [("retrieval",), BOTH])
+@pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method_class", [FakeMethod, CosineMethod])
-def test_ranks_as_an_evaluation_does(tmp_path, photos, sketches, keep, mode, method_class):
+def test_ranks_as_an_evaluation_does(tmp_path, photos, sketches, tokens, mode, method_class):
     method = method_class().eval()
-    build(tmp_path / "G", photos, method, keep)
+    build(tmp_path / "G", photos, method, tokens)
+    queries = image_list(tmp_path / "sketches", [file.name for file in sketches], "sketch")
     evaluation = evaluate(
         method,
-        replace(sketches, target=np.zeros(SKETCHES, dtype=np.int64)),
+        replace(queries, target=np.zeros(SKETCHES, dtype=np.int64)),
         replace(folder_images(photos, "photo"), target=np.zeros(PHOTOS, dtype=np.int64)),
-        picture,
-        mode=mode,
-        shortlist=5,
+        RANKERS[mode],
+        {"shortlist": 5} if mode == "rerank" else {},
         device=CPU,
+        preprocessing=FakePreprocessing(picture),
     )
-    answers = ask(tmp_path / "G", method, sketches, mode=mode, shortlist=5, at_a_time=3)
+    answers = search(tmp_path / "G", method, sketches, mode=mode, shortlist=5, at_a_time=3)
     assert [answer.sketch for answer in answers] == list(range(SKETCHES))
     for answer, ranking, scores in zip(
         answers, evaluation.rankings, evaluation.similarities, strict=True
@@ -122,17 +161,17 @@ def test_ranks_as_an_evaluation_does(tmp_path, photos, sketches, keep, mode, met
 @pytest.mark.parametrize("k", [1, 4, PHOTOS, 10 * PHOTOS])
 def test_the_first_k_are_the_first_of_all(tmp_path, photos, sketches, method, mode, k):
     build(tmp_path / "G", photos, method)
-    every = found(ask(tmp_path / "G", method, sketches, mode=mode, shortlist=6))
-    some = found(ask(tmp_path / "G", method, sketches, k, mode, shortlist=6))
+    every = found(search(tmp_path / "G", method, sketches, mode=mode, shortlist=6))
+    some = found(search(tmp_path / "G", method, sketches, k, mode, shortlist=6))
     assert some == [(paths[:k], scores[:k]) for paths, scores in every]
 
 
 def test_only_photos_of_the_shortlist_are_encoded_where_tokens_are_not_kept(
     tmp_path, photos, sketches, method
 ):
-    build(tmp_path / "G", photos, method, ("retrieval",))
+    build(tmp_path / "G", photos, method, tokens=False)
     method.encoded["photo"].clear()
-    answers = ask(tmp_path / "G", method, sketches, 5, "rerank", shortlist=2)
+    answers = search(tmp_path / "G", method, sketches, 5, "rerank", shortlist=2)
     wanted = {int(Path(p).name.split("-")[0]) for answer in answers for p in answer.photos[:2]}
     assert sorted(method.encoded["photo"]) == sorted(wanted)
 
@@ -140,37 +179,279 @@ def test_only_photos_of_the_shortlist_are_encoded_where_tokens_are_not_kept(
 def test_kept_tokens_need_no_photo(tmp_path, photos, sketches, method):
     build(tmp_path / "G", photos, method)
     method.encoded["photo"].clear()
-    ask(tmp_path / "G", method, sketches, 5, "rn")
+    search(tmp_path / "G", method, sketches, 5, "rn")
     assert method.encoded["photo"] == []
 
 
 def test_a_photo_that_cannot_be_read_any_more_is_named(tmp_path, photos, sketches, method):
-    build(tmp_path / "G", photos, method, ("retrieval",))
+    build(tmp_path / "G", photos, method, tokens=False)
 
     def gone(file, modality):
         if modality == "photo":
             raise InputError(f"{file}: no such file.")
         return picture(file, modality)
 
-    encoder = replace(encoder_of(method), preprocessing=gone)
+    gallery = Gallery(tmp_path / "G", encoder_of(method, gone))
     with pytest.raises(InputError, match=r"photo.jpg: no such file.*retrieve.py index"):
-        Gallery(tmp_path / "G", encoder, image_list).search(sketches, 3, "rerank")
+        search(gallery, method, sketches, 3, "rerank")
 
 
-def test_unreadable_sketches_are_told_and_the_others_answered(tmp_path, photos, method):
+def test_unreadable_sketches_are_named_and_the_others_answered(tmp_path, photos, method):
     build(tmp_path / "G", photos, method)
-    mixed = image_list(tmp_path, ["0-sketch.png", "1-broken.png", "2-sketch.png"], "sketch")
-    gallery = Gallery(tmp_path / "G", encoder_of(method), image_list)
-    answers, bad = gallery.search(mixed, 3)
+    names = ["0-sketch.png", "1-broken.png", "2-sketch.png"]
+    write_photos(tmp_path, names)
+    answers, faults = Gallery(tmp_path / "G", encoder_of(method)).search(
+        [tmp_path / name for name in names], 3
+    )
     assert [answer.sketch for answer in answers] == [0, 2]
-    assert len(bad) == 1 and "1-broken.png" in bad[0] and "None" not in bad[0]
+    assert faults.keys() == {1} and "1-broken.png" in faults[1] and "None" not in faults[1]
 
 
 def test_milliseconds_are_of_the_block_shared(tmp_path, photos, sketches, method):
     build(tmp_path / "G", photos, method)
-    times = [answer.milliseconds for answer in ask(tmp_path / "G", method, sketches, at_a_time=7)]
+    answers = search(tmp_path / "G", method, sketches, at_a_time=7)
+    times = [answer.milliseconds for answer in answers]
     assert all(time == times[0] for time in times)
     assert set(times[0]) == {"encode", "compare"} and min(times[0].values()) >= 0
+
+
+@pytest.fixture
+def drawn(tmp_path) -> list[Path]:
+    """Sketches as files of many kinds."""
+    random = np.random.default_rng(0)
+    pixels = random.choice(np.array([0, 255], dtype=np.uint8), size=(4, 40, 30), p=[0.2, 0.8])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    files = {f"{name}.png": {} for name in ("grey", "transparent", "palette")}
+    files["turned.jpg"] = {"exif": turned}
+    (tmp_path / "drawn").mkdir()
+    for (name, settings), levels in zip(files.items(), pixels, strict=True):
+        image = Image.fromarray(levels)
+        if name.startswith("transparent"):
+            image = Image.merge("LA", [image, Image.fromarray(255 - levels)])
+        elif name.startswith("palette"):
+            image = image.convert("P")
+        image.save(tmp_path / "drawn" / name, **settings)
+    return [tmp_path / "drawn" / name for name in files]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sketches_are_file_names_or_open_images(tmp_path, photos, drawn, method, mode):
+    build(tmp_path / "G", photos, method)
+    gallery = Gallery(str(tmp_path / "G"), Encoder(method, CPU))  # reads sketches as they are
+    expected = bits(search(gallery, method, drawn, mode=mode, shortlist=9))
+    assert len({tuple(paths) for paths, _ in expected}) == len(drawn)
+    decoded = []
+    for file in drawn:
+        with Image.open(file) as image:
+            decoded.append(image.copy())
+            decoded[-1].info["exif"] = image.info.get("exif", b"")
+    for sources in (
+        list(map(str, drawn)),
+        list(map(Image.open, drawn)),  # not decoded yet
+        decoded,
+        [str(drawn[0]), drawn[1], Image.open(drawn[2]), decoded[3]],
+    ):
+        assert bits(search(gallery, method, sources, mode=mode, shortlist=9)) == expected
+
+
+def test_an_open_image_that_cannot_be_decoded_is_named(tmp_path, photos, drawn, method):
+    build(tmp_path / "G", photos, method)
+    drawn[0].write_bytes(drawn[0].read_bytes()[:200])
+    gallery = Gallery(tmp_path / "G", Encoder(method, CPU))
+    answers, faults = gallery.search([Image.open(drawn[0]), Image.open(drawn[1])], 3)
+    assert [answer.sketch for answer in answers] == [1]
+    assert faults.keys() == {0} and faults[0].startswith(f"{drawn[0]}: unreadable")
+
+
+def test_data_workers_read_open_images_too(tmp_path, photos, drawn, method):
+    build(tmp_path / "G", photos, method)
+    sources = [Image.open(drawn[0]), str(drawn[1]), *drawn[2:]]
+    alone, helped = (
+        bits(search(Gallery(tmp_path / "G", encoder), method, sources))
+        for encoder in (Encoder(method, CPU), Encoder(method, CPU, workers=1))
+    )
+    assert alone == helped
+
+
+# ---- beyond the shortlist
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> SimpleNamespace:
+    """A gallery of thousands of photos in groups, with an approximate index, and some sketches."""
+    pytest.importorskip("faiss")
+    root, method = tmp_path_factory.mktemp("many"), CosineMethod().eval()
+    names = [f"{number}.jpg" for number in range(3000)]
+    random = np.random.default_rng(1)
+    middles = random.normal(size=(60, 12))
+
+    def grouped(file, modality):
+        number = int(Path(file).stem)
+        noise = np.random.default_rng(number).normal(scale=0.1, size=12)
+        levels = torch.tensor(middles[number % 60] + noise, dtype=torch.float32).view(3, 2, 2)
+        levels[0] = number
+        return levels
+
+    (root / "photos").mkdir()
+    for name in names:
+        (root / "photos" / name).touch()
+    images, encoder = folder_images(root / "photos", "photo"), encoder_of(method, grouped)
+    made = {"checkpoint": "a.pth", "tokens": True, "kind": "ivf"}
+    build_gallery(root / "G", images, encoder, **made)
+    gallery = Gallery(root / "G", encoder)
+    gallery.index.index.nprobe = 2  # it misses some of the closest
+    sketches = [Path(f"{number}.png") for number in range(5000, 5012)]
+    return SimpleNamespace(gallery=gallery, method=method, sketches=sketches)
+
+
+def search_many(many, k, mode="sa", **settings):
+    return search(many.gallery, many.method, many.sketches, k, mode, **settings)
+
+
+@pytest.mark.parametrize("shortlist", [1, 7, 40])
+@pytest.mark.parametrize("more", [1, 60, 1000, 10**9])
+def test_behind_a_shortlist_no_photo_stands_twice(many, shortlist, more):
+    first = search_many(many, shortlist)
+    alone = bits(search_many(many, shortlist, "rerank", shortlist=shortlist))
+    answers = search_many(many, shortlist + more, "rerank", shortlist=shortlist)
+    for closest, (paths, scores), answer in zip(first, alone, answers, strict=True):
+        assert len(answer.photos) == min(shortlist + more, len(many.gallery))
+        assert len(set(answer.photos)) == len(answer.photos)
+        assert answer.photos[:shortlist] == paths and set(paths) == set(closest.photos)
+        assert list(map(repr, answer.scores[:shortlist])) == scores
+        assert np.isnan(answer.scores[shortlist:]).all()
+
+
+def test_a_search_of_everything_finds_what_the_approximate_index_misses(many):
+    few, every = search_many(many, 40), search_many(many, "all" and 10**9)
+    pairs = list(zip(few, every, strict=True))
+    assert any(one.photos != other.photos[:40] for one, other in pairs)  # else it proves nothing
+    assert all(set(other.photos) == set(many.gallery.paths) for _, other in pairs)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("method_class", [FakeMethod, CosineMethod])
+@pytest.mark.parametrize("k", [5, 6, 12, 10**9])
+def test_behind_a_shortlist_come_the_others_by_vectors(
+    tmp_path, photos, sketches, tokens, method_class, k
+):
+    method = method_class().eval()
+    build(tmp_path / "G", photos, method, tokens)
+    gallery = Gallery(tmp_path / "G", encoder_of(method))
+    by_vectors = search(gallery, method, sketches)
+    by_pairs = search(gallery, method, sketches, mode="rn")
+    answers = search(gallery, method, sketches, k, "rerank", shortlist=5)
+    for vectors, pairs, answer in zip(by_vectors, by_pairs, answers, strict=True):
+        head = [path for path in pairs.photos if path in vectors.photos[:5]]
+        assert answer.photos == (head + vectors.photos[5:])[:k]
+        score = dict(zip(pairs.photos, pairs.scores, strict=True))
+        assert answer.scores[:5] == [score[path] for path in head]
+        assert np.isnan(answer.scores[5:]).all()
+
+
+# ---- identical photos
+
+
+class RoundingMethod(CosineMethod):
+    """Numbers of many digits; the same vector with other tokens for photos of even size."""
+
+    def encode(self, images, modality):
+        features = super().encode(images / 3, modality)
+        self.encoded[modality][-len(images) :] = images[:, 0, 0, 0].long().tolist()
+        return features
+
+
+@pytest.fixture
+def copies(photos) -> list[list[str]]:
+    """Paths of photos, in groups of identical ones; some files of equal size are different."""
+    groups = []
+    for number, count in ((0, 2), (1, 5), (5, 9)):
+        first = f"{'ab'[number % 2]}/{number}-photo.jpg"
+        others = [f"{'cde'[i % 3]}/{number}-copy {i}.jpg" for i in range(count - 1)]
+        for name in others:
+            (photos / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(photos / first, photos / name)
+        groups.append([first, *others])
+    return groups
+
+
+def in_path_order(group, paths) -> bool:
+    """Whether those of a group that are among the paths are the first ones, in their order."""
+    wanted = sorted(group, key=lambda path: crc32(path.encode()))
+    listed = [path for path in paths if path in group]
+    return listed == wanted[: len(listed)]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method_class", [FakeMethod, RoundingMethod])
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_identical_photos_stand_in_the_order_of_their_paths(
+    tmp_path, photos, copies, sketches, tokens, mode, method_class, kind
+):
+    method = method_class().eval()
+    if kind == "ivf" and method_class is FakeMethod:
+        pytest.skip("it has no approximate index")
+    build(tmp_path / "G", photos, method, tokens, kind)
+    gallery = Gallery(tmp_path / "G", encoder_of(method))
+    for k in (3, 12, 10**9):
+        for at_a_time in (1, 3, 100):
+            answers = search(gallery, method, sketches, k, mode, shortlist=8, at_a_time=at_a_time)
+            for answer in answers:
+                assert all(in_path_order(group, answer.photos) for group in copies)
+                score = dict(zip(answer.photos, answer.scores, strict=True))
+                for group in copies:
+                    scores = {score[path] for path in group if path in score}
+                    assert len({s for s in scores if not np.isnan(s)}) <= 1
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_of_identical_photos_one_is_encoded_and_scored(
+    tmp_path, photos, copies, sketches, method, tokens
+):
+    build(tmp_path / "G", photos, method, tokens)
+    method.pairs, method.encoded["photo"] = 0, []
+    search(tmp_path / "G", method, sketches, mode="rn")
+    assert method.pairs == SKETCHES * PHOTOS
+    encoded = [] if tokens else list(range(PHOTOS))
+    assert sorted(method.encoded["photo"]) == encoded
+
+
+class HalfBlindMethod(CosineMethod):
+    """Vectors know half of what tokens know."""
+
+    def encode(self, images, modality):
+        features = super().encode(images, modality)
+        return {**features, "retrieval": features["retrieval"][:, :3]}
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("mode", ["rn", "rerank"])
+def test_photos_of_one_vector_and_other_tokens_are_scored_each(
+    tmp_path, photos, sketches, tokens, mode
+):
+    def levels(file, modality):
+        numbers = picture(file, modality)
+        if modality == "photo":
+            numbers[1] = 1.0  # three of the six are the vector
+        return numbers
+
+    method = HalfBlindMethod().eval()
+    for number, file in enumerate(sorted(photos.rglob("*.jpg"))):
+        file.write_bytes(file.read_bytes() + b"." * number)  # of another size each
+    images, encoder = folder_images(photos, "photo"), encoder_of(method, levels)
+    build_gallery(tmp_path / "G", images, encoder, checkpoint="a.pth", tokens=tokens)
+    gallery = Gallery(tmp_path / "G", encoder)
+    answers = search(gallery, method, sketches, mode=mode, shortlist=PHOTOS)
+    with torch.no_grad():
+        made = [encoder.encode(list(map(images.file, range(PHOTOS))), "photo")]
+        made.append(encoder.encode(sketches, "sketch"))
+        expected = method.pair_similarity(made[1], made[0])
+    for answer, scores in zip(answers, expected.tolist(), strict=True):
+        place = {str(path): number for number, path in enumerate(images.path)}
+        assert answer.scores == [scores[place[path]] for path in answer.photos]
+        assert len(set(answer.scores)) > PHOTOS / 2
 
 
 # ---- incremental
@@ -185,51 +466,186 @@ def test_an_unchanged_folder_is_not_encoded_again(tmp_path, photos, method):
     assert content(tmp_path / "G") == before
 
 
+def change_photos(photos: Path) -> None:
+    """Two are removed, one is changed, one breaks, two are new."""
+    (photos / "a/2-photo.jpg").unlink()
+    (photos / "b/21-photo.jpg").unlink()
+    (photos / "b/3-photo.jpg").write_bytes(b"changed")
+    (photos / "a/4-photo.jpg").write_bytes(b"broken since")
+    write_photos(photos, ["c/50-photo.jpg", "51-photo.jpg"])
+
+
 def test_new_changed_and_removed_photos_give_what_a_fresh_build_gives(
     tmp_path, photos, sketches, method
 ):
     build(tmp_path / "G", photos, method)
     method.encoded["photo"].clear()
-    (photos / "a/2-photo.jpg").unlink()
-    (photos / "b/3-photo.jpg").write_bytes(b"changed")
-    write_photos(photos, ["c/50-photo.jpg", "51-photo.jpg"])
+    change_photos(photos)
     built = build(tmp_path / "G", photos, method)
     assert sorted(method.encoded["photo"]) == [3, 50, 51]
-    assert (built.photos, built.encoded, built.removed) == (PHOTOS + 1, 3, 1)
+    assert (built.photos, built.encoded, built.removed) == (PHOTOS - 1, 4, 2)
+    assert len(built.broken) == 1 and "a/4-photo.jpg: unreadable" in built.broken[0]
     build(tmp_path / "fresh", photos, method)
-    for mode in MODES:
-        updated, fresh = (
-            found(ask(tmp_path / name, method, sketches, 99, mode)) for name in ("G", "fresh")
-        )
-        assert updated == fresh
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+    (photos / "a/4-photo.jpg").write_bytes(b"mended")
+    built = build(tmp_path / "G", photos, method)
+    assert (built.photos, built.encoded, built.broken) == (PHOTOS, 1, [])
 
 
 def test_rows_of_many_former_photos_are_cleared_away(tmp_path, photos, sketches, method):
+    write_photos(photos, ["a/60-broken.jpg"])
     build(tmp_path / "G", photos, method)
     for number in range(0, PHOTOS - 1, 2):
         (photos / f"a/{number}-photo.jpg").unlink()
     built = build(tmp_path / "G", photos, method)
     kept = PHOTOS // 2 + 1
-    assert (built.photos, built.encoded) == (kept, 0)
+    assert (built.photos, built.encoded, len(built.broken)) == (kept, 0, 1)
     (vectors,) = (tmp_path / "G").glob("retrieval.*")
     (tokens,) = (tmp_path / "G").glob("tokens.*")
     assert (vectors.stat().st_size, tokens.stat().st_size) == (kept * 6 * 4, kept * 6 * 2)
+    assert len(list((tmp_path / "G").glob("entries.*"))) == 1
     build(tmp_path / "fresh", photos, method)
-    for mode in MODES:
-        updated, fresh = (
-            found(ask(tmp_path / name, method, sketches, 99, mode)) for name in ("G", "fresh")
-        )
-        assert updated == fresh
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+    built = build(tmp_path / "G", photos, method)
+    assert (built.photos, built.encoded, len(built.broken)) == (kept, 0, 1)
 
 
-def test_a_search_goes_on_reading_while_rows_are_cleared_away(tmp_path, photos, sketches, method):
+@pytest.mark.parametrize("mode", MODES)
+def test_a_search_goes_on_reading_while_rows_are_cleared_away(
+    tmp_path, photos, sketches, method, mode
+):
     build(tmp_path / "G", photos, method)
-    gallery = Gallery(tmp_path / "G", encoder_of(method), image_list)
-    before = found(gallery.search(sketches, 9, "rn")[0])
+    gallery = Gallery(tmp_path / "G", encoder_of(method))
+    before = found(search(gallery, method, sketches, 9, mode))
     for number in range(0, PHOTOS - 1, 2):
         (photos / f"a/{number}-photo.jpg").unlink()
     build(tmp_path / "G", photos, method)
-    assert found(gallery.search(sketches, 9, "rn")[0]) == before
+    assert found(search(gallery, method, sketches, 9, mode)) == before
+
+
+# ---- tokens
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_a_gallery_gets_tokens_later(tmp_path, photos, sketches, method, kind):
+    write_photos(photos, ["a/60-broken.jpg"])
+    build(tmp_path / "G", photos, method, tokens=False, kind=kind)
+    assert not list((tmp_path / "G").glob("tokens.*"))
+    method.encoded["photo"].clear()
+    built = build(tmp_path / "G", photos, method, tokens=True)
+    assert (built.photos, built.encoded, len(built.broken)) == (PHOTOS, PHOTOS, 1)
+    (vectors,) = (tmp_path / "G").glob("retrieval.*")
+    (tokens,) = (tmp_path / "G").glob("tokens.*")
+    assert (vectors.stat().st_size, tokens.stat().st_size) == (PHOTOS * 6 * 4, PHOTOS * 6 * 2)
+    build(tmp_path / "fresh", photos, method, kind=kind)
+    method.encoded["photo"].clear()
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+    assert method.encoded["photo"] == []
+
+
+def test_tokens_stay_where_a_later_build_does_not_name_them(tmp_path, photos, sketches, method):
+    build(tmp_path / "G", photos, method, tokens=True)
+    assert build(tmp_path / "G", photos, method, tokens=False).encoded == 0
+    change_photos(photos)
+    assert build(tmp_path / "G", photos, method, tokens=False).encoded == 4
+    build(tmp_path / "fresh", photos, method, tokens=True)
+    method.encoded["photo"].clear()
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+    assert method.encoded["photo"] == []
+
+
+def test_a_build_that_was_to_add_tokens_goes_on(tmp_path, photos, sketches, method, monkeypatch):
+    build(tmp_path / "G", photos, method, tokens=False)
+    before = found(search(tmp_path / "G", method, sketches, mode="rn"))
+    stop_build(tmp_path / "G", photos, method, monkeypatch, at=7, killed=True)
+    assert found(search(tmp_path / "G", method, sketches, mode="rn")) == before
+    method.encoded["photo"].clear()
+    build(tmp_path / "G", photos, method, tokens=True)
+    assert 7 in method.encoded["photo"] and len(method.encoded["photo"]) < PHOTOS
+    method.encoded["photo"].clear()
+    assert found(search(tmp_path / "G", method, sketches, mode="rn")) == before
+    assert method.encoded["photo"] == []
+
+
+# ---- rows of an evaluation
+
+
+def evaluated(folder, photos, sketches, method, mode="rn", **settings) -> None:
+    """Score the sketches with the photos, whose features stay in the folder."""
+    queries = image_list(sketches[0].parent, [file.name for file in sketches], "sketch")
+    gallery = folder_images(photos, "photo")
+    evaluate(
+        method,
+        replace(queries, target=np.zeros(len(queries), dtype=np.int64)),
+        replace(gallery, target=np.zeros(len(gallery), dtype=np.int64)),
+        RANKERS[mode],
+        device=CPU,
+        skip_bad=True,
+        store=folder,
+        preprocessing=FakePreprocessing(picture),
+        **settings,
+    )
+
+
+def assert_rows_are_those_of_a_fresh_build(tmp_path, photos, method, tokens):
+    build(tmp_path / "fresh", photos, method, tokens)
+    one, other = (Gallery(tmp_path / n, encoder_of(method)) for n in ("G", "fresh"))
+    assert one.paths.tolist() == other.paths.tolist()
+    for name in ("retrieval", "tokens") if tokens else ("retrieval",):
+        assert torch.equal(one.rows[name][:], other.rows[name][:])
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("mode", ["sa", "rn"])
+def test_rows_are_copied_from_an_evaluation(tmp_path, photos, sketches, method, tokens, mode):
+    write_photos(photos, ["a/60-broken.jpg"])
+    evaluated(tmp_path / "features", photos, sketches, method, mode)
+    method.encoded["photo"].clear()
+    built = build(tmp_path / "G", photos, method, tokens, features=tmp_path / "features")
+    copied = 0 if tokens and mode == "sa" else PHOTOS
+    assert (built.photos, built.copied, len(built.broken)) == (PHOTOS, copied, 1)
+    assert built.encoded == PHOTOS + 1 - copied  # the broken one is tried again
+    assert len(method.encoded["photo"]) == PHOTOS - copied
+    assert_rows_are_those_of_a_fresh_build(tmp_path, photos, method, tokens)
+    again = build(tmp_path / "G", photos, method, tokens, features=tmp_path / "features")
+    assert (again.encoded, again.copied) == (0, 0)
+
+
+def test_rows_of_changed_and_new_photos_are_not_copied(tmp_path, photos, sketches, method):
+    evaluated(tmp_path / "features", photos, sketches, method)
+    change_photos(photos)
+    method.encoded["photo"].clear()
+    built = build(tmp_path / "G", photos, method, features=tmp_path / "features")
+    assert sorted(method.encoded["photo"]) == [3, 50, 51]
+    assert (built.encoded, built.copied) == (4, PHOTOS - 4)
+    assert_rows_are_those_of_a_fresh_build(tmp_path, photos, method, tokens=True)
+
+
+@pytest.mark.parametrize(
+    "other", [{"amp": "bf16"}, {"views": "mirror"}, {"precision": "fp32"}, "weights", "absent"]
+)
+def test_rows_of_other_settings_are_not_copied(tmp_path, photos, sketches, method, other):
+    evaluator = CosineMethod().eval()
+    if other == "weights":
+        torch.nn.init.constant_(evaluator.weight, 2)
+    if other != "absent":
+        settings = other if isinstance(other, dict) else {}
+        evaluated(tmp_path / "features", photos, sketches, evaluator, **settings)
+    built = build(tmp_path / "G", photos, method, features=tmp_path / "features")
+    assert (built.encoded, built.copied) == (PHOTOS, 0)
+
+
+@pytest.mark.parametrize("feature", ["retrieval", "tokens"])
+def test_damaged_rows_of_an_evaluation_are_encoded_instead(
+    tmp_path, photos, sketches, method, feature
+):
+    evaluated(tmp_path / "features", photos, sketches, method)
+    method.encoded["photo"].clear()
+    for file in (tmp_path / "features").glob(f"*/{feature}.*"):
+        flip(file, 50)
+    built = build(tmp_path / "G", photos, method, features=tmp_path / "features")
+    assert (built.encoded, built.copied) == (1, PHOTOS - 1)
+    assert_rows_are_those_of_a_fresh_build(tmp_path, photos, method, tokens=True)
 
 
 # ---- broken, stopped, refused
@@ -244,7 +660,7 @@ def test_broken_photos_are_named_skipped_counted_and_not_tried_again(
         built = build(tmp_path / "G", photos, method)
         assert built.encoded == encoded and len(built.broken) == 2
         assert "a/60-broken.jpg: unreadable" in caplog.text
-    paths = ask(tmp_path / "G", method, sketches)[0].photos
+    paths = search(tmp_path / "G", method, sketches)[0].photos
     assert len(paths) == PHOTOS and not any("broken" in path for path in paths)
 
 
@@ -252,110 +668,150 @@ def test_a_folder_of_broken_photos_alone_is_no_gallery(tmp_path, method):
     write_photos(tmp_path / "photos", ["1-broken.jpg", "2-broken.jpg"])
     with pytest.raises(InputError, match="none of its 2 images can be read"):
         build(tmp_path / "G", tmp_path / "photos", method)
+    write_photos(tmp_path / "photos", ["3-photo.jpg"])
+    built = build(tmp_path / "G", tmp_path / "photos", method)
+    assert (built.photos, built.encoded, len(built.broken)) == (1, 1, 2)
 
 
-def stop_at(monkeypatch, method, number: int) -> None:
-    """Encoding ends as a kill would end it, when it comes to this photo."""
-    encode = type(method).encode
+def stop_build(folder, photos, method, monkeypatch, at: int, killed: bool = False) -> None:
+    """Stop a build when it comes to this photo.
 
-    def killed(images, modality):
-        if modality == "photo" and number in images[:, 0, 0, 0].long().tolist():
+    killed: leave the folder as a kill leaves it, at once; else as an interrupt does.
+    """
+    encode, left = type(method).encode, folder.with_name("left")
+
+    def stopped(images, modality):
+        if modality == "photo" and at in images[:, 0, 0, 0].long().tolist():
+            if killed:
+                shutil.copytree(folder, left)
             raise KeyboardInterrupt
         return encode(method, images, modality)
 
-    monkeypatch.setattr(method, "encode", killed)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(method, "encode", stopped)
+        build(folder, photos, method)
+    if killed:
+        shutil.rmtree(folder)
+        left.rename(folder)
 
 
-@pytest.mark.parametrize("tail", ["", '{"shapes": {"retr'])
-def test_a_killed_build_goes_on_where_it_was(
-    tmp_path, photos, sketches, method, monkeypatch, tail, caplog
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("tail", [b"", b'1a2b3c4d {"names":["a/'])
+def test_a_stopped_build_goes_on_where_it_was(
+    tmp_path, photos, sketches, method, monkeypatch, killed, tail
 ):
     write_photos(photos, ["a/0-broken.jpg"])
-    caplog.set_level("INFO")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, method, 7)
-        build(tmp_path / "G", photos, method)
+    stop_build(tmp_path / "G", photos, method, monkeypatch, 7, killed)
     before = len(method.encoded["photo"])
     assert before and before < PHOTOS
-    with open(tmp_path / "G" / JOURNAL, "a") as journal:
-        journal.write(tail)  # a line that was cut short
+    (entries,) = (tmp_path / "G").glob("entries.*")
+    with open(entries, "ab") as file:
+        file.write(tail)  # a line that was cut short
     with pytest.raises(InputError, match="not finished"):
-        Gallery(tmp_path / "G", encoder_of(method), image_list)
+        Gallery(tmp_path / "G", encoder_of(method))
     built = build(tmp_path / "G", photos, method)
-    assert "going on" in caplog.text
     assert built.photos == PHOTOS and len(built.broken) == 1
     assert sorted(method.encoded["photo"]) == list(range(PHOTOS))  # each once
-    assert not (tmp_path / "G" / JOURNAL).exists()
+    sizes = [file.stat().st_size for file in (tmp_path / "G").glob("*.rows")]
+    assert sorted(sizes) == [PHOTOS * 6 * 2, PHOTOS * 6 * 4]
     build(tmp_path / "fresh", photos, method)
-    for mode in MODES:
-        resumed, fresh = (
-            found(ask(tmp_path / name, method, sketches, mode=mode)) for name in ("G", "fresh")
-        )
-        assert resumed == fresh
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
 
 
-def test_a_build_that_is_killed_twice_keeps_both_parts(tmp_path, photos, method, monkeypatch):
+def test_photos_may_change_while_a_build_is_stopped(
+    tmp_path, photos, sketches, method, monkeypatch
+):
+    stop_build(tmp_path / "G", photos, method, monkeypatch, at=7, killed=True)
+    done = set(method.encoded["photo"])
+    assert {2, 4} < done and 3 not in done and 21 not in done
+    change_photos(photos)
+    (photos / "a/6-photo.jpg").write_bytes(b"changed after it was encoded")
+    built = build(tmp_path / "G", photos, method)
+    assert (built.photos, len(built.broken)) == (PHOTOS - 1, 1)
+    build(tmp_path / "fresh", photos, method)
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+
+
+def test_a_build_that_is_stopped_twice_keeps_both_parts(tmp_path, photos, method, monkeypatch):
     for number in (20, 21):  # in the second block, in the fifth
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            stop_at(patch, method, number)
-            build(tmp_path / "G", photos, method)
+        stop_build(tmp_path / "G", photos, method, monkeypatch, number, killed=True)
     assert build(tmp_path / "G", photos, method).photos == PHOTOS
     assert sorted(method.encoded["photo"]) == list(range(PHOTOS))
 
 
-def test_a_killed_update_leaves_the_former_gallery_to_searches(
+def test_a_stopped_update_leaves_the_former_gallery_to_searches(
     tmp_path, photos, sketches, method, monkeypatch
 ):
     build(tmp_path / "G", photos, method)
-    before = found(ask(tmp_path / "G", method, sketches))
+    before = found(search(tmp_path / "G", method, sketches))
     write_photos(photos, [f"c/{number}-photo.jpg" for number in range(50, 60)])
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, method, 57)
-        build(tmp_path / "G", photos, method)
-    assert found(ask(tmp_path / "G", method, sketches)) == before
+    stop_build(tmp_path / "G", photos, method, monkeypatch, at=57, killed=True)
+    assert found(search(tmp_path / "G", method, sketches)) == before
     encoded = len(method.encoded["photo"])
     assert build(tmp_path / "G", photos, method).photos == PHOTOS + 10
     assert len(method.encoded["photo"]) < encoded + 10
 
 
-def test_rows_without_a_word_of_whose_they_are_are_written_again(
-    tmp_path, photos, sketches, method, monkeypatch
+@pytest.mark.parametrize("step", ["write_lines", "written_whole"])
+def test_a_build_may_stop_while_it_clears_rows_away(
+    tmp_path, photos, sketches, method, monkeypatch, step
 ):
+    build(tmp_path / "G", photos, method)
+    before = found(search(tmp_path / "G", method, sketches, mode="rn"))
+    for number in range(0, PHOTOS - 1, 2):
+        (photos / f"a/{number}-photo.jpg").unlink()
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, method, 7)
+        patch.setattr(store_module if step == "write_lines" else building, step, stopped)
         build(tmp_path / "G", photos, method)
+    assert found(search(tmp_path / "G", method, sketches, mode="rn")) == before
+    assert build(tmp_path / "G", photos, method).encoded == 0
+    build(tmp_path / "fresh", photos, method)
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+    assert len(list((tmp_path / "G").glob("*.rows"))) == 2
+
+
+def test_rows_without_an_entry_are_written_again(tmp_path, photos, sketches, method, monkeypatch):
+    stop_build(tmp_path / "G", photos, method, monkeypatch, at=7)
     (vectors,) = (tmp_path / "G").glob("retrieval.*")
     with open(vectors, "ab") as file:
         file.write(b"\xff" * 100)
     build(tmp_path / "G", photos, method)
     build(tmp_path / "fresh", photos, method)
-    resumed, fresh = (found(ask(tmp_path / name, method, sketches)) for name in ("G", "fresh"))
-    assert resumed == fresh
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
 
 
-def test_what_another_checkpoint_has_left_is_not_taken_up(tmp_path, photos, method, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, method, 7)
-        build(tmp_path / "G", photos, method)
+def other_method() -> CosineMethod:
+    """With other weights."""
     other = CosineMethod().eval()
     torch.nn.init.constant_(other.weight, 2)
+    return other
+
+
+def test_what_a_build_with_another_checkpoint_has_left_is_not_used(
+    tmp_path, photos, sketches, method, monkeypatch
+):
+    stop_build(tmp_path / "G", photos, method, monkeypatch, at=7)
+    other = other_method()
     assert build(tmp_path / "G", photos, other).encoded == PHOTOS
+    build(tmp_path / "fresh", photos, other)
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", other, sketches)
+    assert len(list((tmp_path / "G").glob("entries.*"))) == 1
 
 
 def test_a_gallery_of_another_checkpoint_is_refused(tmp_path, photos, method):
     build(tmp_path / "G", photos, method)
-    other = CosineMethod().eval()
-    torch.nn.init.constant_(other.weight, 2)
     with pytest.raises(InputError, match=r"another checkpoint \(a.pth\)"):
-        build(tmp_path / "G", photos, other)
+        build(tmp_path / "G", photos, other_method())
     with pytest.raises(InputError, match=r"another checkpoint \(a.pth\)"):
-        Gallery(tmp_path / "G", encoder_of(other), image_list)
+        Gallery(tmp_path / "G", encoder_of(other_method()))
 
 
 def test_other_settings_and_another_folder_of_photos_are_refused(tmp_path, photos, method):
     build(tmp_path / "G", photos, method)
-    with pytest.raises(InputError, match="--tokens"):
-        build(tmp_path / "G", photos, method, ("retrieval",))
     with pytest.raises(InputError, match="--amp"):
         build(tmp_path / "G", photos, method, dtype=torch.bfloat16)
     write_photos(tmp_path / "others", ["1-photo.jpg"])
@@ -367,87 +823,231 @@ def test_a_folder_of_photos_may_move(tmp_path, photos, sketches, method):
     build(tmp_path / "G", photos, method)
     photos.rename(tmp_path / "moved")
     assert build(tmp_path / "G", tmp_path / "moved", method).encoded == 0
-    gallery = Gallery(tmp_path / "G", encoder_of(method), image_list)
+    gallery = Gallery(tmp_path / "G", encoder_of(method))
     assert gallery.root == tmp_path / "moved"
 
 
 def test_a_second_writer_is_refused(tmp_path, photos, method):
     (tmp_path / "G").mkdir()
-    with FileLock(tmp_path / "G" / LOCK), pytest.raises(InputError, match="another program"):
+    with (
+        FileLock(tmp_path / "G" / "writer.lock"),
+        pytest.raises(InputError, match="another program"),
+    ):
         build(tmp_path / "G", photos, method)
     assert build(tmp_path / "G", photos, method).photos == PHOTOS
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path, photos, method):
+    before = sorted(photos.rglob("*"))
     with pytest.raises(InputError, match="holds other files"):
         build(photos, photos, method)
-    assert len(list(photos.rglob("*.jpg"))) == PHOTOS
-    assert not list(photos.glob("*.json*"))
+    assert sorted(photos.rglob("*")) == before
+    with pytest.raises(InputError, match="is a file"):
+        build(before[-1], photos, method)
 
 
-def test_too_small_a_disk_is_told_before_the_work(tmp_path, photos, method, monkeypatch):
-    monkeypatch.setattr("retrieval.rows.RowWriter.free_bytes", lambda self: 100)
-    with pytest.raises(InputError, match=r"are needed and .* free"):
+def test_too_small_a_disk_is_named_before_the_work(tmp_path, photos, method, monkeypatch):
+    little = SimpleNamespace(free=100)
+    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda _: little)
+    with pytest.raises(InputError, match=r"MB needed, .* MB free"):
         build(tmp_path / "G", photos, method)
     assert len(method.encoded["photo"]) <= 4
 
 
-@pytest.mark.parametrize("damage", ["short", "absent", "json", "format"])
-def test_a_damaged_gallery_is_a_sentence(tmp_path, photos, method, damage):
-    build(tmp_path / "G", photos, method)
-    (vectors,) = (tmp_path / "G").glob("retrieval.*")
-    if damage == "short":
-        vectors.write_bytes(vectors.read_bytes()[:-1])
-    elif damage == "absent":
-        vectors.unlink()
-    elif damage == "json":
-        (tmp_path / "G" / GALLERY).write_text('{"form')
+def test_what_was_encoded_before_the_disk_refuses_is_kept(tmp_path, photos, method, monkeypatch):
+    append = store_module.append_line
+
+    def refuse_later(file, line):
+        if len(method.encoded["photo"]) > 8:
+            raise OSError(28, "No space left on device")
+        append(file, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "append_line", refuse_later)
+        with pytest.raises(InputError, match="No space left on device.* is kept.* to go on"):
+            build(tmp_path / "G", photos, method)
+    assert build(tmp_path / "G", photos, method).encoded == PHOTOS - 8
+
+
+# ---- damaged
+
+
+def flip(file: Path, place: int) -> None:
+    """Change a byte."""
+    changed = bytearray(file.read_bytes())
+    changed[place] ^= 0x10
+    file.write_bytes(changed)
+
+
+def damage(folder: Path, kind: str) -> None:
+    """Damage a gallery in one of many ways."""
+    part, _, how = kind.partition(" ")
+    (file,) = folder.glob(f"{part}.*")
+    lines = file.read_bytes().split(b"\n")
+    if how == "short":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif how == "absent":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "byte":
+        flip(file, 50)
+    elif how == "header":
+        flip(file, 20)
+    elif how == "line":
+        flip(file, len(b"\n".join(lines[:3])) + 30)
+    elif how == "torn":
+        file.write_bytes(b"\n".join(lines[:-2]) + b"\n" + lines[-2][:40])
+
+
+ROWS = [f"{part} {how}" for part in ("retrieval", "tokens") for how in ("short", "absent", "byte")]
+ENTRIES = [f"entries {how}" for how in ("header", "line", "torn", "absent", "empty")]
+
+
+@pytest.mark.parametrize("kind", [*ROWS, *ENTRIES])
+@pytest.mark.parametrize("index_kind", ["exact", "ivf"])
+def test_damage_is_a_sentence_to_a_search_and_encoded_again_by_a_build(
+    tmp_path, photos, sketches, method, kind, index_kind
+):
+    write_photos(photos, ["a/60-broken.jpg"])
+    build(tmp_path / "G", photos, method, kind=index_kind)
+    damage(tmp_path / "G", kind)
+    with pytest.raises(InputError, match="again") as caught:
+        search(tmp_path / "G", method, sketches, mode="rn")
+    assert "\n" not in str(caught.value) and "index" in str(caught.value)
+    method.encoded["photo"].clear()
+    built = build(tmp_path / "G", photos, method)
+    encoded = len(method.encoded["photo"])
+    if kind.endswith("byte"):
+        assert encoded == 1
+    elif kind.endswith(("short", "line", "torn")):
+        assert 1 <= encoded <= 4
     else:
-        (tmp_path / "G" / GALLERY).write_text(json.dumps(content(tmp_path / "G") | {"format": 99}))
-    with pytest.raises(InputError, match=r"again|incomplete"):
-        Gallery(tmp_path / "G", encoder_of(method), image_list)
+        assert encoded == PHOTOS
+    assert built.photos == PHOTOS and len(built.broken) == 1
+    build(tmp_path / "fresh", photos, method, kind=index_kind)
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+    assert build(tmp_path / "G", photos, method).encoded == 0
+
+
+@pytest.mark.parametrize("kind", ["retrieval short", "retrieval byte", "tokens byte"])
+def test_damaged_rows_of_photos_that_have_gone_do_not_matter(
+    tmp_path, photos, sketches, method, kind
+):
+    """Many others are gone as well, so that all rows are written anew."""
+    build(tmp_path / "G", photos, method)
+    damage(tmp_path / "G", kind)
+    for name in [f"a/{number}-photo.jpg" for number in range(0, 22, 2)] + ["b/9-photo.jpg"]:
+        (photos / name).unlink()
+    built = build(tmp_path / "G", photos, method)
+    assert built.photos == 11
+    build(tmp_path / "fresh", photos, method)
+    assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
+
+
+@pytest.mark.parametrize("text", ['{"form', "[]", "", '{"photos": []}', '{"format": 2}'], ids=repr)
+def test_a_damaged_description_is_a_sentence(tmp_path, photos, method, text):
+    build(tmp_path / "G", photos, method)
+    (tmp_path / "G" / GALLERY).write_text(text)
+    for use in (lambda: Gallery(tmp_path / "G", encoder_of(method)), lambda: build(*again)):
+        again = (tmp_path / "G", photos, method)
+        with pytest.raises(InputError, match="cannot be used.*again") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("version", "kind"), [(1, "exact"), (1, "hnsw"), (99, "exact")])
+def test_a_gallery_of_another_format_is_a_sentence(tmp_path, photos, method, version, kind):
+    build(tmp_path / "G", photos, method)
+    described = content(tmp_path / "G") | {"format": version, "index": {"kind": kind}}
+    (tmp_path / "G" / GALLERY).write_text(json.dumps(described))
+    before = sorted(os.listdir(tmp_path / "G"))
+    for use in (Gallery, lambda folder, encoder: build(folder, photos, encoder.method)):
+        with pytest.raises(InputError, match=f"has format {version}.* another folder"):
+            use(tmp_path / "G", encoder_of(method))
+    assert sorted(os.listdir(tmp_path / "G")) == before
+
+
+def test_a_gallery_of_the_first_format_is_a_sentence(tmp_path, photos, method):
+    """With the files that the first version wrote."""
+    folder = tmp_path / "G"
+    folder.mkdir()
+    described = {
+        "format": 1,
+        "weights": "0" * 16,
+        "computed_in": "torch.float32",
+        "tokens": False,
+        "generation": 0,
+        "rows": 1,
+        "shapes": {"retrieval": [6]},
+        "photos": {"path": ["a/0-photo.jpg"], "state": [[1, 2]], "row": [0]},
+        "broken": {},
+        "checkpoint": "a.pth",
+        "root": str(photos),
+        "index": {"kind": "hnsw", "file": "index.0.hnsw", "recall": 1.0, "number": 0},
+    }
+    (folder / GALLERY).write_text(json.dumps(described))
+    (folder / "retrieval.0.float32").write_bytes(bytes(24))
+    for use in (Gallery, lambda folder, encoder: build(folder, photos, encoder.method)):
+        with pytest.raises(InputError, match="has format 1.* another folder"):
+            use(folder, encoder_of(method))
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_no_gallery_is_a_sentence(tmp_path, method):
     with pytest.raises(InputError, match="is no gallery"):
-        Gallery(tmp_path / "absent", encoder_of(method), image_list)
+        Gallery(tmp_path / "absent", encoder_of(method))
 
 
 # ---- index
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf"])
-def test_an_approximate_index_is_kept_until_the_photos_change(
-    tmp_path, photos, sketches, method, kind
-):
+def test_an_approximate_index_is_kept_until_the_photos_change(tmp_path, photos, sketches, method):
     pytest.importorskip("faiss")
-    built = build(tmp_path / "G", photos, method, kind=kind)
+    built = build(tmp_path / "G", photos, method, kind="ivf")
     assert 0.9 <= built.recall <= 1
     first = content(tmp_path / "G")["index"]
-    build(tmp_path / "G", photos, method, kind=kind)
+    build(tmp_path / "G", photos, method, kind="ivf")
     assert content(tmp_path / "G")["index"] == first
-    ask(tmp_path / "G", method, sketches, 3)
+    search(tmp_path / "G", method, sketches, 3)
     write_photos(photos, ["c/70-photo.jpg"])
     build(tmp_path / "G", photos, method)  # of the same kind
     second = content(tmp_path / "G")["index"]
     assert second["file"] != first["file"]
     assert [file.name for file in (tmp_path / "G").glob("index.*")] == [second["file"]]
-    assert len(ask(tmp_path / "G", method, sketches, 99)[0].photos) == PHOTOS + 1
+    assert len(search(tmp_path / "G", method, sketches, 99)[0].photos) == PHOTOS + 1
     assert build(tmp_path / "G", photos, method, kind="exact").recall is None
     assert list((tmp_path / "G").glob("index.*")) == []
 
 
-def test_a_damaged_index_is_a_sentence_and_built_again(tmp_path, photos, sketches, method):
+@pytest.mark.parametrize("how", ["damaged", "absent"])
+def test_a_damaged_index_is_a_sentence_and_built_again(tmp_path, photos, sketches, method, how):
     pytest.importorskip("faiss")
-    build(tmp_path / "G", photos, method, kind="hnsw")
+    build(tmp_path / "G", photos, method, kind="ivf")
     (file,) = (tmp_path / "G").glob("index.*")
-    file.write_bytes(b"damaged")
+    if how == "damaged":
+        file.write_bytes(b"damaged")
+    else:
+        file.unlink()
     with pytest.raises(InputError, match="builds it anew"):
-        ask(tmp_path / "G", method, sketches, 3)
-    build(tmp_path / "G", photos, method, kind="hnsw")
-    ask(tmp_path / "G", method, sketches, 3)
+        search(tmp_path / "G", method, sketches, 3)
+    build(tmp_path / "G", photos, method, kind="ivf")
+    search(tmp_path / "G", method, sketches, 3)
 
 
 def test_a_method_that_compares_in_its_own_way_has_no_approximate_index(tmp_path, photos):
     with pytest.raises(InputError, match="only exact"):
-        build(tmp_path / "G", photos, FakeMethod().eval(), kind="hnsw")
+        build(tmp_path / "G", photos, FakeMethod().eval(), kind="ivf")
+
+
+def test_an_unknown_kind_of_index_is_a_sentence(tmp_path, photos, method):
+    pytest.importorskip("faiss")
+    with pytest.raises(InputError, match="hnsw"):
+        build(tmp_path / "G", photos, method, kind="hnsw")
+    build(tmp_path / "H", photos, method, kind="ivf")
+    described = content(tmp_path / "H")
+    described["index"]["kind"] = "hnsw"
+    (tmp_path / "H" / GALLERY).write_text(json.dumps(described))
+    for use in (Gallery, lambda folder, encoder: build(folder, photos, encoder.method)):
+        with pytest.raises(InputError, match="hnsw"):
+            use(tmp_path / "H", encoder_of(method))

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 import training.loop
-from training.loop import NonFiniteLossError, build_average, rate_at, train_one_epoch
+from model.settings import TrainingSettings
+from training.loop import NonFiniteLossError, rate_at, train_one_epoch
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
+SETTINGS = ("schedule", "accumulate", "clip")
 
 
 class Number(nn.Module):
@@ -61,14 +63,17 @@ def batches(count, value=1.0, unreadable=()):
         }
 
 
-def train(model, items, steps, epoch=0, epochs=1, **settings):
+def train(model, items, steps, epoch=0, epochs=1, **more):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return train_with(optimizer, model, items, steps, epoch, epochs, **settings)
+    return train_with(optimizer, model, items, steps, epoch, epochs, **more)
 
 
-def train_with(optimizer, model, items, steps, epoch=0, epochs=1, **settings):
+def train_with(optimizer, model, items, steps, epoch=0, epochs=1, amp="off", **more):
+    """more: settings of the training, and arguments of train_one_epoch()."""
+    chosen = {name: more.pop(name) for name in SETTINGS if name in more}
+    settings = TrainingSettings(epochs=epochs, amp=amp, **chosen)
     return train_one_epoch(
-        model, items, optimizer, device=CPU, epoch=epoch, epochs=epochs, steps=steps, **settings
+        model, items, optimizer, settings, device=CPU, epoch=epoch, steps=steps, **more
     )
 
 
@@ -101,7 +106,7 @@ def test_the_method_is_put_into_training_mode():
 
 
 @pytest.mark.parametrize("wrap", [lambda method: method, Wrapped])
-def test_after_step_is_told_the_step_of_the_whole_run(wrap):
+def test_after_step_gets_the_step_of_the_whole_run(wrap):
     method = Number()
     train(wrap(method), batches(3), steps=3, epoch=2, epochs=5)
     assert [step for step, _ in method.after] == [7, 8, 9]
@@ -209,10 +214,10 @@ class Layer(Number):
         self.autocast.append(torch.is_autocast_enabled("cpu"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_forward_pass_has_the_precision_asked_for_and_nothing_else_has(dtype):
+@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_forward_pass_has_the_precision_of_the_settings_and_nothing_else_has(amp, dtype):
     method = Layer()
-    result = train(method, batches(3), steps=3, dtype=dtype)
+    result = train(method, batches(3), steps=3, amp=amp)
     assert method.precisions == [dtype] * 3
     assert method.autocast == [False, False] * 3  # on the way back, after the step
     assert {p.dtype for p in method.parameters()} == {torch.float32}
@@ -220,17 +225,9 @@ def test_the_forward_pass_has_the_precision_asked_for_and_nothing_else_has(dtype
     assert math.isfinite(result.losses["total"])
 
 
-def test_the_precision_is_full_by_default():
-    method, full = Layer(), Layer()
-    train(method, batches(2), steps=2)
-    train(full, batches(2), steps=2, dtype=torch.float32)
-    assert method.precisions == [torch.float32] * 2
-    assert torch.equal(method.layer.weight, full.layer.weight)
-
-
 def test_a_step_in_bf16_is_autocast_written_out():
     method, plain = Layer(), Layer()
-    train(method, batches(1, value=0.3), steps=1, dtype=torch.bfloat16)
+    train(method, batches(1, value=0.3), steps=1, amp="bf16")
     (batch,) = batches(1, value=0.3)
     with torch.autocast("cpu", torch.bfloat16):
         total = plain(batch, 0)["total"]
@@ -292,7 +289,7 @@ def test_a_batch_needs_no_numbers_of_images():
 # ---- before a step
 
 
-def test_before_step_is_told_the_steps_done_and_comes_before_the_forward_pass():
+def test_before_step_gets_the_steps_done_and_comes_before_the_forward_pass():
     method, seen = Number(), []
     settings = {"before_step": lambda step: seen.append((step, len(method.progress)))}
     train(method, batches(3), steps=7, first_step=4, epoch=2, epochs=3, **settings)
@@ -300,7 +297,7 @@ def test_before_step_is_told_the_steps_done_and_comes_before_the_forward_pass():
 
 
 def test_what_before_step_seeds_a_step_draws_however_the_epoch_was_parted():
-    """As train.py does with dropout."""
+    """As a run does with dropout."""
 
     class Drawing(Number):
         def forward(self, batch, progress):
@@ -336,13 +333,13 @@ def test_after_step_is_called_once_each_optimiser_step_is_done():
     assert seen[0][2] == pytest.approx(0.2)
 
 
-def test_after_step_is_told_the_steps_of_the_epoch_so_far():
+def test_after_step_gets_the_steps_of_the_epoch_so_far():
     seen = []
     train(Number(), batches(3), 9, epoch=1, epochs=2, first_step=4, after_step=seen.append)
     assert seen == [5, 6, 7]
 
 
-def test_whether_to_stop_is_asked_before_the_step_that_is_then_still_done():
+def test_stop_is_called_before_the_step_that_is_then_still_done():
     calls = []
 
     def stop():
@@ -359,21 +356,6 @@ def test_after_step_is_not_called_for_a_batch_that_ends_the_training():
     with pytest.raises(InputError):
         train(Number(), items, 3, after_step=calls.append)
     assert calls == [1]
-
-
-def test_an_average_of_the_weights_begins_as_a_short_one():
-    """Decay (1 + steps) / (10 + steps) until that is more than the one asked for."""
-    method = nn.Linear(1, 1, bias=False)
-    average = build_average(method, decay=0.2)
-    values, expected = [1.0, 2.0, -3.0, 0.5], 1.0
-    for steps, value in enumerate(values):
-        with torch.no_grad():
-            method.weight.fill_(value)
-        average.update_parameters(method)
-        if steps:
-            decay = [None, 2 / 11, 0.2, 0.2][steps]  # 3 / 12 and 4 / 13 are more
-            expected = decay * expected + (1 - decay) * value
-        assert average.module.weight.item() == pytest.approx(expected)
 
 
 # ---- several batches a step
@@ -413,7 +395,7 @@ def test_a_step_of_several_batches_equals_one_of_a_big_batch(accumulate):
     assert (of_parted.steps, parted.after) == (2, [1, 2]) and of_parted.finished
 
 
-def test_batches_of_a_step_are_told_of_one_step():
+def test_batches_of_a_step_count_as_one_step():
     before, after, stops = [], [], []
     settings = {"before_step": before.append, "after_step": after.append}
     method = Number()
@@ -480,7 +462,7 @@ class Slope(Number):
         (100.0, (-0.3, -0.4)),
     ],
 )
-def test_a_longer_gradient_is_scaled_down_to_the_norm_asked_for(clip, moved):
+def test_a_longer_gradient_is_scaled_down_to_the_norm_of_the_settings(clip, moved):
     method, norms = Slope(), []
     report = {"report": lambda step, figures, losses: norms.append(figures["gradient_norm"])}
     train(method, batches(1), 1, clip=clip, **report)
@@ -518,7 +500,7 @@ def test_stop_ends_after_the_step(stop_after):
     result = train(method, items, 4, stop=lambda: len(method.after) == stop_after - 1)
     assert result.steps == len(method.after) == stop_after
     assert result.finished == (stop_after == 4)
-    assert len(list(items)) == 4 - stop_after  # no further batch was taken
+    assert len(list(items)) == 4 - stop_after  # no further batch was read
 
 
 def test_a_stopped_epoch_goes_on_as_if_it_had_not_stopped():
@@ -576,8 +558,8 @@ class Clock:
 
     def slow(self, items, seconds):
         """Items that each take so long to come."""
-        for item, taken in zip(items, seconds, strict=True):
-            self.now += taken
+        for item, passed in zip(items, seconds, strict=True):
+            self.now += passed
             yield item
 
 
@@ -680,16 +662,16 @@ def test_every_process_stops_where_one_has_such_a_loss(monkeypatch):
     assert e.value.losses == [{"pull": 1, "push": 0, "total": 1}]
 
 
-def test_processes_ask_each_other_once_a_step_for_stop_and_fault(monkeypatch):
-    asked = []
+def test_processes_share_stop_and_fault_once_a_step(monkeypatch):
+    shared = []
 
     def any_process(*flags):
-        asked.append(flags)
+        shared.append(flags)
         return list(flags)
 
     monkeypatch.setattr(training.loop, "any_process", any_process)
-    train(Number(), batches(4), 2, accumulate=2, stop=lambda: len(asked) == 1)
-    assert asked == [(False, False), (True, False)]
+    train(Number(), batches(4), 2, accumulate=2, stop=lambda: len(shared) == 1)
+    assert shared == [(False, False), (True, False)]
 
 
 # ---- unreadable files
