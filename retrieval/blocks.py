@@ -1,7 +1,12 @@
-"""How many images are encoded and scored at a time, by the memory there is."""
+"""Blocks of images: how many are encoded and scored at a time, and their features."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 import torch
 
+from model.method import Features
 from utils.precision import half_where_safe
 
 ON_CPU = {"vectors": (128, 32), "pairs": (16, 32)}  # sketches, photos: beyond these nothing is won
@@ -9,6 +14,18 @@ ON_GPU = {"vectors": (512, 512), "pairs": (256, 256)}
 SHARE = 0.2  # of the free memory for the images of a block, and for the scores of one
 BYTES_OF_SCORE = 32  # while a sketch's photos are ordered: the score, its key, both sorted
 TRIED = 4  # images
+
+
+class Block(NamedTuple):
+    """Some images of a list.
+
+    numbers: of the readable ones. features: theirs, on the device. faults: a sentence about each of
+    the others, by number.
+    """
+
+    numbers: list[int]
+    features: Features
+    faults: dict[int, str]
 
 
 def block_sizes(
@@ -28,6 +45,22 @@ def block_sizes(
     rows = max(1, int(SHARE * free / (BYTES_OF_SCORE * max(1, photos))))
     sketches, at_a_time = ON_GPU[kind]
     return min(sketches, images, rows), min(at_a_time, images)
+
+
+def split_numbers(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Groups of up to `size` numbers."""
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
+
+
+def merge_blocks(one: Block, other: Block) -> Block:
+    """Two blocks of one group, in the order of the numbers."""
+    numbers = np.array([*one.numbers, *other.numbers])
+    order = torch.from_numpy(numbers.argsort())
+    features = {}
+    for name in {**one.features, **other.features}:
+        parts = [block.features[name] for block in (one, other) if name in block.features]
+        features[name] = torch.cat(parts)[order.to(parts[0].device)]
+    return Block(numbers[order].tolist(), features, one.faults | other.faults)
 
 
 def _bytes_of_image(method, device: torch.device, dtype: torch.dtype, pairs: bool) -> float:

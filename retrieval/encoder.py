@@ -5,7 +5,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.images import ImageSource, Preprocessing
 from datasets.unlabelled import LooseImages
 from model.method import Features, Method
+from retrieval.blocks import Block, merge_blocks, split_numbers
 from retrieval.stored import StoredList, StoredRows, fingerprint, open_stored_list
 from retrieval.views import encode_views
 from utils.distributed import broadcast, from_main, gather_objects
@@ -27,18 +27,6 @@ AT_A_TIME = 32  # images of encode()
 PRECISIONS = {"fp16": "float16", "fp32": "float32"}
 Rows = Mapping[str, Tensor | StoredRows]
 """Features by name, (G, ...) each; rows are had by indexing with a slice or a tensor of numbers."""
-
-
-class Block(NamedTuple):
-    """Some images of a list.
-
-    numbers: of the readable ones. features: theirs, on the device. faults: a sentence about each of
-    the others, by number.
-    """
-
-    numbers: list[int]
-    features: Features
-    faults: dict[int, str]
 
 
 @dataclass
@@ -110,7 +98,7 @@ class Encoder:
         stored = self._open(images, names)
         with closing(stored) if stored else nullcontext():
             known = stored.known if stored else np.zeros(len(images), dtype=bool)
-            groups = _groups(range(len(images)), size)
+            groups = split_numbers(range(len(images)), size)
             missing = [[number for number in group if not known[number]] for group in groups]
             encoded = self._encoded(images, list(filter(None, missing)), names, what)
             for group, absent in zip(groups, missing, strict=True):
@@ -119,7 +107,7 @@ class Encoder:
                     block = block._replace(features=stored.rounded(block.features))
                 if len(absent) < len(group):
                     there = self._read(stored, [number for number in group if known[number]])
-                    block = _merged(block, there) if block else there
+                    block = merge_blocks(block, there) if block else there
                 self._check(block.faults)
                 yield block
 
@@ -141,7 +129,7 @@ class Encoder:
             if shared:
                 known, faults = from_main((known, faults))
             self._check(faults)
-            groups = _groups(np.flatnonzero(~known).tolist(), size)
+            groups = split_numbers(np.flatnonzero(~known).tolist(), size)
             held: list[Block] = []
             encode = self._encoded_by_all if shared else self._encoded
             for block in encode(images, groups, names, what):
@@ -265,23 +253,8 @@ class _Levels(Dataset):
         return list(levels), stacked, faults
 
 
-def _groups(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
-
-
 def _on_cpu(block: Block) -> Block:
     return block._replace(features={name: t.cpu() for name, t in block.features.items()})
-
-
-def _merged(one: Block, other: Block) -> Block:
-    """Two blocks of one group, in the order of the numbers."""
-    numbers = np.array([*one.numbers, *other.numbers])
-    order = torch.from_numpy(numbers.argsort())
-    features = {}
-    for name in {**one.features, **other.features}:
-        parts = [block.features[name] for block in (one, other) if name in block.features]
-        features[name] = torch.cat(parts)[order.to(parts[0].device)]
-    return Block(numbers[order].tolist(), features, one.faults | other.faults)
 
 
 def _rows(

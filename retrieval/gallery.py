@@ -13,8 +13,8 @@ from torch import Tensor
 from datasets.images import ImageSource
 from datasets.unlabelled import LooseImages, image_list
 from model.method import Features
-from retrieval.blocks import block_sizes
-from retrieval.encoder import Block, Encoder
+from retrieval.blocks import Block, block_sizes
+from retrieval.encoder import Encoder
 from retrieval.neighbours import Index, compares_cosines, has_gpu, load_faiss
 from retrieval.ranking import Ranking
 from retrieval.scoring import ByVectors, Photos, Ranker, names_read
@@ -175,9 +175,9 @@ def check_weights(folder: Path, content: Mapping, weights: str) -> None:
     """InputError where a gallery was built with other weights."""
     if content["key"]["weights"] != weights:
         raise InputError(
-            f"{folder}: was built with another checkpoint ({content['checkpoint']}), and vectors of "
-            "two checkpoints do not compare. Use that checkpoint, or build a gallery with this one "
-            "elsewhere."
+            f"{folder}: was built with another checkpoint ({content['checkpoint']}), and vectors "
+            "of two checkpoints do not compare. Use that checkpoint, or build a gallery with this "
+            "one elsewhere."
         )
 
 

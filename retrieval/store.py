@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from retrieval.entries import Entries, State
 from utils.checksums import row_sums
 from utils.errors import InputError
 from utils.files import reserve
@@ -30,15 +31,12 @@ MOST_DEAD = 0.25  # share of rows without an image, before all rows are written 
 COPIED = 1024  # rows at a time
 CHECKED = 2**26  # bytes at a time
 
-State = list[int]
-"""Size in bytes and modification time in ns of a file; empty where there is none."""
-
 
 class DamagedError(InputError):
     """A file of a store is not as it was written."""
 
 
-class FeatureStore:
+class FeatureStore(Entries):
     """Features of images in a folder, which other programs may read while one writes.
 
     key: all that rows depend on besides the image, as plain values. types: numpy's name of the type
@@ -62,26 +60,7 @@ class FeatureStore:
         """What is there now: see the constructor."""
         return self.generation, self.lines
 
-    # ---- what is there
-
-    def known(
-        self, names: Sequence[str], states: Sequence[State], features: Sequence[str]
-    ) -> np.ndarray:
-        """Of which images there is all: the features, or why the file in this state is unreadable.
-
-        Booleans (len(names),).
-        """
-        found = np.zeros(len(names), dtype=bool)
-        for place, (name, state) in enumerate(zip(names, states, strict=True)):
-            number = self._numbers.get(name)
-            if number is not None and self._states[number] == list(state):
-                rows = (self._rows[feature][number] for feature in features)
-                found[place] = number in self._faults or all(row >= 0 for row in rows)
-        return found
-
-    def fault(self, name: str) -> str | None:
-        """Why the file of this known image is unreadable; None: it is not."""
-        return self._faults.get(self._numbers[name])
+    # ---- reading
 
     def read(self, feature: str, names: Sequence[str]) -> np.ndarray:
         """The rows of known, readable images: (len(names), ...). Raises DamagedError."""
@@ -110,15 +89,6 @@ class FeatureStore:
                     sums = ~self.sums(feature, some)
                 found[first : first + step] &= sums == self.sums(feature, some)
         return found
-
-    def sums(self, feature: str, names: Sequence[str]) -> np.ndarray:
-        """The checksums of the rows of known, readable images: (len(names),) uint64."""
-        sums = [self._sums[feature][self._numbers[name]] for name in names]
-        return np.array(sums, dtype=np.uint64)
-
-    def states(self) -> dict[str, State]:
-        """The states of all files, by name."""
-        return {name: self._states[number] for name, number in self._numbers.items()}
 
     def bytes_of_row(self, feature: str) -> int:
         """The size of a row on disk."""
@@ -154,7 +124,7 @@ class FeatureStore:
         for name in shapes:
             with open(self._file(name), "r+b" if self._file(name).exists() else "w+b") as file:
                 size = self.bytes_of_row(name)
-                reserve(file, self._used[name] * size, count * size)
+                reserve(file, self.used[name] * size, count * size)
         return needed
 
     def add(
@@ -178,7 +148,7 @@ class FeatureStore:
         for name, rows in features.items():
             rows = np.ascontiguousarray(rows, dtype=self.types[name])
             self.shapes.setdefault(name, rows.shape[1:])
-            first = self._used[name]
+            first = self.used[name]
             with open(self._file(name), "r+b" if self._file(name).exists() else "w+b") as file:
                 file.seek(first * self.bytes_of_row(name))
                 file.write(rows.tobytes())
@@ -187,7 +157,7 @@ class FeatureStore:
         if not self._entries_file().exists():
             append_line(self._entries_file(), {"format": FORMAT, "key": self.key})
         append_line(self._entries_file(), line)
-        self._note(line)
+        self.note(line)
         self.lines += 1
 
     def sync(self) -> None:
@@ -195,7 +165,7 @@ class FeatureStore:
         for name in self.shapes:
             if self._file(name).exists():
                 with open(self._file(name), "r+b") as file:
-                    file.truncate(self._used[name] * self.bytes_of_row(name))
+                    file.truncate(self.used[name] * self.bytes_of_row(name))
                     os.fsync(file.fileno())
 
     def close(self) -> None:
@@ -210,12 +180,10 @@ class FeatureStore:
 
         The former files stay until remove_former() is called. Raises OSError, DamagedError.
         """
-        kept = {name: self._numbers[name] for name in names}
-        used = max(self._used.values(), default=0)
-        if used - sum(number not in self._faults for number in kept.values()) > MOST_DEAD * used:
-            self._rewrite(kept)
-        else:
-            self._numbers = kept
+        self.forget_others(names)
+        used = max(self.used.values(), default=0)
+        if used - sum(self.fault(name) is None for name in names) > MOST_DEAD * used:
+            self._rewrite()
 
     def remove_former(self) -> None:
         """Remove the files of other generations, and those that a stopped writer left."""
@@ -232,14 +200,9 @@ class FeatureStore:
         """Read the entries."""
         if generation is None:
             generation = max(_generations(self.folder), default=0)
+        super().__init__(tuple(self.types))
         self.generation, self.lines = generation, 0
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._used = dict.fromkeys(self.types, 0)  # rows of each feature
-        self._numbers: dict[str, int] = {}  # of images, by name
-        self._states: list[State] = []
-        self._faults: dict[int, str] = {}
-        self._rows: dict[str, list[int]] = {name: [] for name in self.types}
-        self._sums: dict[str, list[int]] = {name: [] for name in self.types}
         header, *blocks = read_lines(self._entries_file()) or [None]
         damaged = 0
         if header != {"format": FORMAT, "key": self.key}:
@@ -248,7 +211,7 @@ class FeatureStore:
         for line in blocks[:lines]:
             self.lines += 1
             if line is not None and self._is_whole(line):
-                self._note(line)
+                self.note(line)
             else:
                 damaged += 1
         if damaged:
@@ -266,29 +229,9 @@ class FeatureStore:
                 return False
         return True
 
-    def _note(self, line: Mapping) -> None:
-        """Add a line to what is known."""
-        readable = len(line["names"]) - len(line["faults"])
-        for place, (name, state) in enumerate(zip(line["names"], line["states"], strict=True)):
-            number = self._numbers.get(name)
-            if number is None or self._states[number] != state:
-                number = self._numbers[name] = len(self._states)
-                self._states.append(state)
-                for feature in self.types:
-                    self._rows[feature].append(-1)
-                    self._sums[feature].append(0)
-            if place >= readable:
-                self._faults[number] = line["faults"][place - readable]
-                continue
-            for feature, about in line["features"].items():
-                self._rows[feature][number] = about["first"] + place
-                self._sums[feature][number] = about["sums"][place]
-        for feature, about in line["features"].items():
-            self._used[feature] = max(self._used[feature], about["first"] + len(about["sums"]))
-
     def _content(self, feature: str, names: Sequence[str]) -> np.ndarray:
         """Rows as they lie on disk, read in runs of consecutive ones. Raises DamagedError."""
-        rows = np.array([self._rows[feature][self._numbers[n]] for n in names], dtype=np.int64)
+        rows = self.rows(feature, names)
         shape, type_ = self.shapes[feature], np.dtype(self.types[feature])
         content = np.empty((len(rows), *shape), dtype=type_)
         size = self.bytes_of_row(feature)
@@ -307,21 +250,22 @@ class FeatureStore:
             ) from error
         return content
 
-    def _rewrite(self, kept: Mapping[str, int]) -> None:
-        """Write the rows of these images, in this order, into files of the next generation."""
+    def _rewrite(self) -> None:
+        """Write the rows of all images into files of the next generation."""
         lines, first = [{"format": FORMAT, "key": self.key}], dict.fromkeys(self.types, 0)
         files = {name: self._file(name, self.generation + 1).open("wb") for name in self.shapes}
-        for features, names in self._by_features(kept).items():
-            faults = [self._faults[kept[n]] for n in names if kept[n] in self._faults]
-            line = {"names": names, "states": [self._states[kept[name]] for name in names]}
+        states = self.states()
+        for features, names in self.groups().items():
+            faults = [fault for fault in map(self.fault, names) if fault is not None]
+            line = {"names": names, "states": [states[name] for name in names]}
             lines.append(line | {"faults": faults, "features": {}})
             for feature in features:
                 for place in range(0, len(names), COPIED):
                     rows = self.read(feature, names[place : place + COPIED])
                     files[feature].write(rows.tobytes())
-                sums = [self._sums[feature][kept[name]] for name in names]
                 about = {"first": first[feature], "shape": list(self.shapes[feature])}
-                lines[-1]["features"][feature] = about | {"sums": sums}
+                about["sums"] = self.sums(feature, names).tolist()
+                lines[-1]["features"][feature] = about
                 first[feature] += len(names)
         for file in files.values():
             file.flush()
@@ -329,14 +273,6 @@ class FeatureStore:
             file.close()
         write_lines(self._entries_file(self.generation + 1), lines)
         self._read()
-
-    def _by_features(self, kept: Mapping[str, int]) -> dict[tuple[str, ...], list[str]]:
-        """Names of images by the features that they have; unreadable ones have none."""
-        groups: dict[tuple[str, ...], list[str]] = {}
-        for name, number in kept.items():
-            has = tuple(f for f in self.types if self._rows[f][number] >= 0)
-            groups.setdefault(has, []).append(name)
-        return groups
 
     def _entries_file(self, generation: int | None = None) -> Path:
         return (

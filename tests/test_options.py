@@ -1,16 +1,23 @@
 """Names, defaults and refusals of the command line; help without torch."""
 
 import argparse
+import importlib.util
 import json
+import re
+import resource
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+import model
 import options
-from model.zse.settings import RECIPES
+from model import METHODS, settings_class
+from model.settings import TrainingSettings, options_of, setting
+from model.zse.settings import PAPER, ZSESettings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {"train.py": options.train_options, "test.py": options.test_options}
@@ -43,7 +50,10 @@ PUBLISHED_DEFAULTS = {
 """None: follows from the data, the ViT (768, 1024, 49 for ViT-B), the memory, or is not used."""
 
 OF_RECIPES = ("batch", "epoch", "datasetLen", "learning_rate", "weight_decay")
-"""Those that a recipe sets; test.py, which ignores them, leaves them None."""
+"""Those that a recipe sets; test.py ignores them."""
+
+FIELDS = {option.flag or name: name for name, option in options_of(ZSESettings).items()}
+"""Options of the method, and the fields of its settings."""
 
 
 @pytest.fixture(params=PROGRAMS)
@@ -76,20 +86,42 @@ def refusal(parse, capsys):
 # ---- the published options
 
 
+def values_of(args: argparse.Namespace) -> dict:
+    """The values of all options by their names, also of those that are settings.
+
+    test.py has only the settings that were on the command line.
+    """
+    given = {flag: args.given[name] for flag, name in FIELDS.items() if name in args.given}
+    return {**options.plain_options(args), **given}
+
+
 def test_published_options_keep_names_and_under_the_paper_recipe_defaults():
-    args = vars(options.train_options(["--recipe", "paper"]))
-    assert {name: args[name] for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
+    values = values_of(options.train_options(["--recipe", "paper"]))
+    assert {name: values[name] for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
 
 
-def test_what_no_recipe_sets_keeps_its_published_default(parse):
-    args = vars(parse())
+def test_what_no_recipe_sets_keeps_its_published_default(program, parse):
+    values = values_of(parse())
     kept = PUBLISHED_DEFAULTS.keys() - set(OF_RECIPES)
-    assert {name: args[name] for name in kept} == {n: PUBLISHED_DEFAULTS[n] for n in kept}
+    if program == "test.py":
+        assert not values.keys() & FIELDS.keys() - {"amp", "compile"}  # a checkpoint has its own
+        kept -= FIELDS.keys()
+    assert {name: values[name] for name in kept} == {n: PUBLISHED_DEFAULTS[n] for n in kept}
 
 
-def test_testing_takes_the_options_of_training_and_gives_them_no_value():
-    args = vars(options.test_options([]))
-    assert {name: args[name] for name in OF_RECIPES} == dict.fromkeys(OF_RECIPES)
+def test_testing_accepts_the_published_options_of_training():
+    """One command line serves both programs."""
+    assert options.test_options([]).given == {}
+    words = "--batch 3 --epoch 2 --datasetLen 9 --learning_rate 1e-3 --weight_decay 0".split()
+    args = options.test_options(words)
+    assert {name: values_of(args)[name] for name in OF_RECIPES} == {
+        "batch": 3,
+        "epoch": 2,
+        "datasetLen": 9,
+        "learning_rate": 1e-3,
+        "weight_decay": 0,
+    }
+    assert args.given == options.train_options(words).given
 
 
 def test_published_options_are_spelled_as_published(parse, monkeypatch):
@@ -142,7 +174,9 @@ def test_published_options_are_spelled_as_published(parse, monkeypatch):
     ],
 )
 def test_options_take_their_values(words, name, value, parse):
-    assert getattr(parse(*words), name) == value
+    args = parse(*words)
+    assert values_of(args)[name] == value
+    assert args.given == ({FIELDS[name]: value} if name in FIELDS else {})
 
 
 @pytest.mark.parametrize(
@@ -151,6 +185,7 @@ def test_options_take_their_values(words, name, value, parse):
         ("sketchy_extend", ["test_class_sketchy25", "test_class_sketchy21"], "sketchy_ext"),
         ("tu_berlin", ["test_class_tuberlin30"], "tuberlin_ext"),
         ("Quickdraw", ["Quickdraw"], "quickdraw_ext"),
+        ("synthetic", ["test_class_synthetic10"], "synthetic"),
     ],
 )
 def test_split_and_save_folder_follow_from_the_dataset(dataset, splits, folder, parse):
@@ -161,75 +196,49 @@ def test_split_and_save_folder_follow_from_the_dataset(dataset, splits, folder, 
         assert (args.test_class, args.save) == (split, "elsewhere")
 
 
-# ---- what the model is told
+# ---- settings of the method
 
 
-def test_settings_are_those_of_the_model(parse):
-    given = "--head 4 -a 196 --downsampling published --shortcut --no-whitening"
-    args = parse(*given.split())
+def test_given_are_the_settings_on_the_command_line_by_field(parse):
+    args = parse(*"--head 4 -a 196 --downsampling published --shortcut --no-whitening".split())
     named = {"heads": 4, "anchors": 196, "downsampling": "published"}
     named |= {"shortcut": True, "whitening": False}
-    assert options.settings_of(args) == {
-        "vit": "vit_base_patch16_224",
-        "width": None,
-        "hidden": None,
-        "layers": 1,
-        "keep_rate": 1.0,
-        **named,
-    }
-    assert options.named_settings(args) == named
+    assert args.given == named
+    if "settings" in args:
+        assert args.settings.of_model() == {
+            "vit": "vit_base_patch16_224",
+            "width": None,
+            "hidden": None,
+            "layers": 1,
+            "keep_rate": 1.0,
+            **named,
+        }
 
 
-def test_a_setting_named_with_its_default_counts_as_named(parse):
-    assert options.named_settings(parse()) == {}
-    named = options.named_settings(parse("--head", "8", "--vit", "vit_base_patch16_224"))
-    assert named == {"heads": 8, "vit": "vit_base_patch16_224"}
-    assert options.named_settings(parse("--no-shortcut")) == {"shortcut": False}
+def test_a_setting_named_with_its_default_counts_as_given(parse):
+    assert parse().given == {}
+    given = parse("--head", "8", "--vit", "vit_base_patch16_224").given
+    assert given == {"heads": 8, "vit": "vit_base_patch16_224"}
+    assert parse("--no-shortcut").given == {"shortcut": False}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_setting_that_only_the_recipe_names_does_not_count_as_named(recipe):
+@pytest.mark.parametrize("recipe", ZSESettings.recipes())
+def test_a_setting_that_only_the_recipe_names_is_not_given(recipe):
     args = options.train_options(["--recipe", recipe])
-    assert options.named_settings(args) == {}
-    set_by_recipe = {n for n, v in options.settings_of(args).items() if v is not None}
-    assert {"downsampling", "shortcut", "whitening"} <= set_by_recipe
+    assert args.given == {}
+    assert args.settings == ZSESettings.recipes()[recipe]
 
 
 def test_plain_options_are_json_and_lack_nothing(parse):
     args = parse("--head", "4")
     plain = options.plain_options(args)
     assert json.loads(json.dumps(plain)) == plain
-    assert set(vars(args)) - set(plain) == {"given"}
-
-
-def test_what_follows_from_elsewhere_is_told(parse):
-    settings = {"width": 768, "hidden": 1024, "anchors": 49, "heads": 8}
-    line = options.resolved(parse("--dataset", "tu_berlin"), settings, classes=220)
-    assert set(line.split()) >= {
-        "test_class=test_class_tuberlin30",
-        "save=./checkpoints/tuberlin_ext",
-        "cls_number=220",
-        "d_model=768",
-        "d_ff=1024",
-        "anchor_number=49",
-    }
-    assert "cls_number" not in options.resolved(parse(), settings)
+    assert set(vars(args)) - set(plain) == {"given", "settings"} & set(vars(args))
+    if "settings" in args:
+        assert plain.keys() >= FIELDS.keys() and plain["head"] == 4
 
 
 # ---- what may not change on resuming
-
-
-def test_what_may_not_change_on_resuming_are_options_of_training():
-    names = [*options.RESULT_OPTIONS, *options.VALIDATION_OPTIONS]
-    assert set(names) <= set(vars(options.train_options([])))
-    assert len(set(names)) == len(names)
-
-
-def test_what_a_recipe_sets_may_not_change_on_resuming_but_for_epochs_and_batch():
-    for recipe in RECIPES.values():
-        assert recipe.keys() - set(options.RESULT_OPTIONS) == {"epoch", "batch"}
-    of_a_step = {"amp", "tf32", "compile", "accumulate", "clip"}
-    assert of_a_step | {"seed", "validate", "validation_classes"} <= set(options.RESULT_OPTIONS)
 
 
 def changed(then: str, now: str, without=()) -> list[str]:
@@ -248,7 +257,7 @@ def test_the_same_options_have_changed_nothing():
 
 
 @pytest.mark.parametrize(
-    ("then", "now", "told"),
+    ("then", "now", "said"),
     [
         ("--clip 1", "", ["--clip 1.0 (now 0.0)"]),
         ("--accumulate 2", "--accumulate 3", ["--accumulate 2 (now 3)"]),
@@ -264,29 +273,74 @@ def test_the_same_options_have_changed_nothing():
         ),
     ],
 )
-def test_other_options_are_told_by_name_with_both_values(then, now, told):
-    assert changed(then, now) == told
+def test_other_options_are_named_with_both_values(then, now, said):
+    assert changed(then, now) == said
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "said"),
+    [
+        ("--dataset tu_berlin", "--dataset sketchy_extend (now tu_berlin)"),
+        ("--cls_number 5", "--cls_number None (now 5)"),
+        ("--validate none", "--validate seen (now none)"),
+        ("--validation_classes 7", "--validation_classes None (now 7)"),
+        ("--seed 1", "--seed 2021 (now 1)"),
+        ("--datasetLen 7", "--datasetLen 10000 (now 7)"),
+        ("--amp off", "--amp auto (now off)"),
+        ("--draws triplets", "--draws classes (now triplets)"),
+        ("--augment none", "--augment strong (now none)"),
+        ("--relation_weight 2", "--relation_weight 1.0 (now 2.0)"),
+        ("--learning_rate 1", "--learning_rate 6e-05 (now 1.0)"),
+        ("--no-whitening", "--whitening True (now False)"),
+        ("--downsampling published", "--downsampling spatial (now published)"),
+    ],
+)
+def test_what_results_depend_on_may_not_change(words, said):
+    assert said in changed("", words)
+
+
+def test_a_method_s_model_is_the_checkpoints_where_no_recipe_decides():
+    """rebuild_model() refuses those that are given and differ."""
+    assert changed("--vit test_vit --head 4 -a 25", "") == []
+
+
+def test_of_another_recipe_all_that_differs_is_named_but_epochs_and_batch():
+    """A constant rate lets epochs change; batches are compared with the number of processes."""
+    strong, paper = (ZSESettings.recipes()[name].by_flag() for name in ("strong", "paper"))
+    differ = {flag for flag in FIELDS if strong[flag] != paper[flag]}
+    assert {"epoch", "batch", "draws", "shortcut"} <= differ
+    named = {line.split()[0].removeprefix("--") for line in changed("", "--recipe paper")}
+    assert named == differ - {"epoch", "batch"}
+    named = {line.split()[0].removeprefix("--") for line in changed("--recipe paper", "")}
+    assert named == differ - {"batch"}  # the strong recipe has a schedule
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
     [
         ("-r sa", "--retrieval rn (now sa)"),
         ("-r rerank", "--retrieval rn (now rerank)"),
+        ("-r sa --views many", "--views plain (now many)"),
+        ("-r sa --expand 5", "--expand 0 (now 5)"),
+        ("-r rerank --shortlist 7", "--shortlist 1000 (now 7)"),
         ("--fuse 0.5", "--fuse 0.0 (now 0.5)"),
         ("--testall", "--testall False (now True)"),
         ("--part 5 1", "--part None (now [5, 1])"),
     ],
 )
 @pytest.mark.parametrize("validate", ["seen", "test", "none"])
-def test_what_is_validated_may_not_change_where_something_is(words, told, validate):
+def test_what_is_validated_may_not_change_where_something_is(words, said, validate):
     then = f"--validate {validate}"
-    assert changed(then, f"{then} {words}") == ([] if validate == "none" else [told])
+    found = changed(then, f"{then} {words}")
+    assert found == [] if validate == "none" else said in found
     assert changed(then, f"{then} --test_sk 5 --test_im 7") == []
 
 
+VALIDATION = ("retrieval", "shortlist", "fuse", "views", "expand", "testall", "part")
+
+
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "said"),
     [
         ("--tf32", "--tf32 False (now True)"),
         ("--compile", "--compile False (now True)"),
@@ -295,16 +349,17 @@ def test_what_is_validated_may_not_change_where_something_is(words, told, valida
         ("--amp bf16", "--amp off (now bf16)"),
     ],
 )
-def test_a_run_that_is_older_than_an_option_had_what_that_is_without_it(option, told):
-    without = ("tf32", "compile", "accumulate", "clip", "amp", *options.VALIDATION_OPTIONS)
+def test_a_run_that_is_older_than_an_option_had_what_that_is_without_it(option, said):
+    without = ("tf32", "compile", "accumulate", "clip", "amp", *VALIDATION)
     assert changed("", "--amp off", without) == []
-    assert changed("", f"--amp off {option}", without)[-1:] == [told]
+    assert changed("", f"--amp off {option}", without)[-1:] == [said]
 
 
 def test_a_run_of_the_first_version_had_the_papers_recipe():
-    assert changed("", "--recipe paper --amp off", [*RECIPES["paper"], "amp"]) == []
-    told = changed("", "--recipe strong --amp off", [*RECIPES["paper"], "amp"])
-    assert "--draws triplets (now classes)" in told
+    without = [*FIELDS.keys() - {"head", "number", "vit"}]
+    assert changed("", "--recipe paper --amp off", without) == []
+    found = changed("", "--recipe strong --amp off", without)
+    assert "--draws triplets (now classes)" in found
 
 
 # ---- what is refused

@@ -179,9 +179,9 @@ def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_resume(data, t
     not Path("/proc").is_dir(), reason="looks for processes in /proc, which only Linux has"
 )
 def test_torchrun_ends_with_a_process_that_is_killed(data, tmp_path):
-    command = [sys.executable, *TORCHRUN, "train.py"]
+    options = [*MORE, *LONG, "--batch", "3", "--vit", "vit_mini_patch8_48"]
     launcher = subprocess.Popen(
-        [*command, *words(data, tmp_path, *MORE, *LONG, "--batch", "3")],
+        [sys.executable, *TORCHRUN, "train.py", *words(data, tmp_path, *options)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -33,7 +33,7 @@ class Draws(Dataset):
       chances                           (K, 2) float32, uniform in [0, 1): for mining, of a sketch
       unreadable                        a sentence for each file that could not be read
     With skip_bad another draw takes the place of one with such a file; else 'sketches' is None.
-    augmentation: a kind of datasets/augment.py. per_class: images of each modality that a draw has.
+    augmentation: a kind of training/augment.py. per_class: images of each modality that a draw has.
     own_photo: how often, where file names show it, a sketch comes with the photo it was drawn from.
     cache: of the prepared pictures. reading: where workers note what they read.
     """

@@ -98,7 +98,7 @@ class ZSE(Method):
         }
 
     def losses(self, batch: dict, progress: float) -> dict[str, Tensor]:
-        """The losses of a batch, which datasets/batches.py describes.
+        """The losses of a batch, which training/batches.py describes.
 
         Half of the pairs match, and come first. Of triplets, pair i is sketch i with photo i (the
         published pairs); of classes, pairs are mined, see losses.py. Contrast and mining see the

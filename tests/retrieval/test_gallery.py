@@ -46,7 +46,7 @@ def picture(file, modality):
     if content.startswith(b"broken"):
         raise InputError(f"{file}: unreadable (broken).")
     random = np.random.default_rng(crc32(content))
-    numbers = torch.tensor(random.integers(-128, 129, size=(3, 2, 2)) / 64, dtype=torch.float32)
+    numbers = torch.tensor(random.integers(1, 129, size=(3, 2, 2)) / 64, dtype=torch.float32)
     numbers[0] = int(Path(file).stem.split("-")[0])
     return numbers
 
@@ -240,7 +240,7 @@ def test_sketches_are_file_names_or_open_images(tmp_path, photos, drawn, method,
     build(tmp_path / "G", photos, method)
     gallery = Gallery(str(tmp_path / "G"), Encoder(method, CPU))  # reads sketches as they are
     expected = bits(search(gallery, method, drawn, mode=mode, shortlist=9))
-    assert len({tuple(paths) for paths, _ in expected}) == len(drawn)
+    assert len(set(map(repr, expected))) == len(drawn)
     decoded = []
     for file in drawn:
         with Image.open(file) as image:
@@ -288,7 +288,7 @@ def many(tmp_path_factory) -> SimpleNamespace:
 
     def grouped(file, modality):
         number = int(Path(file).stem)
-        noise = np.random.default_rng(number).normal(scale=0.1, size=12)
+        noise = np.random.default_rng(number).normal(scale=0.5, size=12)
         levels = torch.tensor(middles[number % 60] + noise, dtype=torch.float32).view(3, 2, 2)
         levels[0] = number
         return levels
@@ -324,7 +324,7 @@ def test_behind_a_shortlist_no_photo_stands_twice(many, shortlist, more):
 
 
 def test_a_search_of_everything_finds_what_the_approximate_index_misses(many):
-    few, every = search_many(many, 40), search_many(many, "all" and 10**9)
+    few, every = search_many(many, 40), search_many(many, 10**9)
     pairs = list(zip(few, every, strict=True))
     assert any(one.photos != other.photos[:40] for one, other in pairs)  # else it proves nothing
     assert all(set(other.photos) == set(many.gallery.paths) for _, other in pairs)
@@ -354,7 +354,7 @@ def test_behind_a_shortlist_come_the_others_by_vectors(
 
 
 class RoundingMethod(CosineMethod):
-    """Numbers of many digits; the same vector with other tokens for photos of even size."""
+    """Numbers of many digits, whose products round."""
 
     def encode(self, images, modality):
         features = super().encode(images / 3, modality)
@@ -364,7 +364,7 @@ class RoundingMethod(CosineMethod):
 
 @pytest.fixture
 def copies(photos) -> list[list[str]]:
-    """Paths of photos, in groups of identical ones; some files of equal size are different."""
+    """Paths of photos, in groups of identical ones."""
     groups = []
     for number, count in ((0, 2), (1, 5), (5, 9)):
         first = f"{'ab'[number % 2]}/{number}-photo.jpg"
@@ -385,14 +385,14 @@ def in_path_order(group, paths) -> bool:
 
 @pytest.mark.parametrize("tokens", [False, True])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method_class", [FakeMethod, RoundingMethod])
-@pytest.mark.parametrize("kind", ["exact", "ivf"])
+@pytest.mark.parametrize(
+    ("method_class", "kind"),
+    [(FakeMethod, "exact"), (RoundingMethod, "exact"), (RoundingMethod, "ivf")],
+)
 def test_identical_photos_stand_in_the_order_of_their_paths(
     tmp_path, photos, copies, sketches, tokens, mode, method_class, kind
 ):
     method = method_class().eval()
-    if kind == "ivf" and method_class is FakeMethod:
-        pytest.skip("it has no approximate index")
     build(tmp_path / "G", photos, method, tokens, kind)
     gallery = Gallery(tmp_path / "G", encoder_of(method))
     for k in (3, 12, 10**9):
@@ -434,12 +434,12 @@ def test_photos_of_one_vector_and_other_tokens_are_scored_each(
     def levels(file, modality):
         numbers = picture(file, modality)
         if modality == "photo":
-            numbers[1] = 1.0  # three of the six are the vector
+            numbers[1].view(-1)[:3] = 1.0  # the vector: the first three of six
         return numbers
 
     method = HalfBlindMethod().eval()
     for number, file in enumerate(sorted(photos.rglob("*.jpg"))):
-        file.write_bytes(file.read_bytes() + b"." * number)  # of another size each
+        file.write_bytes(bytes([number]) * (100 + number))  # of another size each
     images, encoder = folder_images(photos, "photo"), encoder_of(method, levels)
     build_gallery(tmp_path / "G", images, encoder, checkpoint="a.pth", tokens=tokens)
     gallery = Gallery(tmp_path / "G", encoder)
@@ -451,7 +451,7 @@ def test_photos_of_one_vector_and_other_tokens_are_scored_each(
     for answer, scores in zip(answers, expected.tolist(), strict=True):
         place = {str(path): number for number, path in enumerate(images.path)}
         assert answer.scores == [scores[place[path]] for path in answer.photos]
-        assert len(set(answer.scores)) > PHOTOS / 2
+        assert len(set(answer.scores)) > 1
 
 
 # ---- incremental
@@ -721,7 +721,7 @@ def test_a_stopped_build_goes_on_where_it_was(
 def test_photos_may_change_while_a_build_is_stopped(
     tmp_path, photos, sketches, method, monkeypatch
 ):
-    stop_build(tmp_path / "G", photos, method, monkeypatch, at=7, killed=True)
+    stop_build(tmp_path / "G", photos, method, monkeypatch, at=11, killed=True)
     done = set(method.encoded["photo"])
     assert {2, 4} < done and 3 not in done and 21 not in done
     change_photos(photos)
@@ -864,7 +864,7 @@ def test_what_was_encoded_before_the_disk_refuses_is_kept(tmp_path, photos, meth
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "append_line", refuse_later)
-        with pytest.raises(InputError, match="No space left on device.* is kept.* to go on"):
+        with pytest.raises(InputError, match=r"No space left on device.* is kept.* to go on"):
             build(tmp_path / "G", photos, method)
     assert build(tmp_path / "G", photos, method).encoded == PHOTOS - 8
 
@@ -949,10 +949,9 @@ def test_damaged_rows_of_photos_that_have_gone_do_not_matter(
 def test_a_damaged_description_is_a_sentence(tmp_path, photos, method, text):
     build(tmp_path / "G", photos, method)
     (tmp_path / "G" / GALLERY).write_text(text)
-    for use in (lambda: Gallery(tmp_path / "G", encoder_of(method)), lambda: build(*again)):
-        again = (tmp_path / "G", photos, method)
-        with pytest.raises(InputError, match="cannot be used.*again") as caught:
-            use()
+    for use in (Gallery, lambda folder, encoder: build(folder, photos, encoder.method)):
+        with pytest.raises(InputError, match=r"cannot be used.*again") as caught:
+            use(tmp_path / "G", encoder_of(method))
         assert "\n" not in str(caught.value)
 
 
@@ -989,7 +988,7 @@ def test_a_gallery_of_the_first_format_is_a_sentence(tmp_path, photos, method):
     (folder / GALLERY).write_text(json.dumps(described))
     (folder / "retrieval.0.float32").write_bytes(bytes(24))
     for use in (Gallery, lambda folder, encoder: build(folder, photos, encoder.method)):
-        with pytest.raises(InputError, match="has format 1.* another folder"):
+        with pytest.raises(InputError, match=r"has format 1.* another folder"):
             use(folder, encoder_of(method))
     assert len(list(folder.iterdir())) == 2
 

@@ -1,23 +1,19 @@
-"""Recipes: plain values for options of train.py, which give way to what is typed."""
+"""Recipes of ZSE-SBIR: settings that give way to what is typed."""
 
-import inspect
 import re
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
 import options
-from model.zse.method import ZSE
-from model.zse.settings import FROM_SCRATCH, PAPER, RECIPES, STRONG, values_of
+from model.settings import options_of
+from model.zse.settings import FROM_SCRATCH, PAPER, STRONG, ZSESettings
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = {  # Lin et al., CVPR 2023, and their program
     "draws": "triplets",
     "batch": 15,
-    "datasetLen": 10000,
-    "epoch": 30,
+    "draws_an_epoch": 10000,
+    "epochs": 30,
     "augment": "none",
     "learning_rate": 1e-5,
     "schedule": "constant",
@@ -26,36 +22,57 @@ PUBLISHED = {  # Lin et al., CVPR 2023, and their program
     "relation_weight": 4,
     "relation_loss": "mse",
     "dropout": 0.1,
+    "vit": "vit_base_patch16_224",
+    "width": None,  # the ViT's: 768
+    "hidden": None,  # 1024
+    "heads": 8,
+    "layers": 1,
+    "anchors": None,  # 49
     "downsampling": "published",
     # of ours, nothing:
+    "keep_rate": 1,
     "shortcut": False,
     "whitening": False,
     "contrastive_weight": 0,
     "classification_weight": 0,
-    "distillation_weight": 0,
+    "accumulate": 1,
+    "clip": 0,
     "ema": 0,
     "layer_decay": 1,
     "new_rate": 1,
 }
 UNUSED = {"per_class", "own_photo", "temperature", "learn_temperature"}  # by the paper
-TYPED = {  # option: words that no recipe says, with their values; 0 and off are values too
+SPEED = {"amp", "tf32", "compile", "checkpoint_blocks"}
+TYPED = {  # field: words that no recipe has, with their values; 0 and off are values too
     "draws": [("triplets", "triplets"), ("classes", "classes")],
     "per_class": [("3", 3)],
     "own_photo": [("0.25", 0.25), ("0", 0), ("1", 1)],
-    "batch": [("7", 7)],
-    "datasetLen": [("70", 70)],
-    "epoch": [("2", 2)],
     "augment": [("light", "light"), ("flip", "flip")],
-    "downsampling": [("published", "published"), ("spatial", "spatial")],
-    "shortcut": [(None, True), (None, False)],
-    "whitening": [(None, True), (None, False)],
-    "dropout": [("0.3", 0.3), ("0", 0)],
+    "batch": [("7", 7)],
+    "accumulate": [("2", 2)],
+    "draws_an_epoch": [("70", 70)],
+    "epochs": [("2", 2)],
     "learning_rate": [("0.25", 0.25), ("0", 0)],
+    "schedule": [("constant", "constant"), ("cosine", "cosine")],
     "layer_decay": [("0.5", 0.5)],
     "new_rate": [("3", 3), ("0", 0)],
     "weight_decay": [("0.125", 0.125), ("0", 0)],
-    "schedule": [("constant", "constant"), ("cosine", "cosine")],
+    "clip": [("2", 2)],
     "ema": [("0.875", 0.875), ("0", 0)],
+    "amp": [("bf16", "bf16"), ("off", "off")],
+    "tf32": [(None, True), (None, False)],
+    "compile": [(None, True), (None, False)],
+    "checkpoint_blocks": [(None, True), (None, False)],
+    "vit": [("vit_tiny_patch16_224", "vit_tiny_patch16_224")],
+    "width": [("192", 192)],
+    "hidden": [("100", 100)],
+    "heads": [("4", 4)],
+    "layers": [("2", 2)],
+    "anchors": [("196", 196)],
+    "downsampling": [("published", "published"), ("spatial", "spatial")],
+    "keep_rate": [("0.9", 0.9)],
+    "shortcut": [(None, True), (None, False)],
+    "whitening": [(None, True), (None, False)],
     "triplet_weight": [("0.25", 0.25), ("0", 0)],
     "relation_weight": [("0.25", 0.25), ("0", 0)],
     "relation_loss": [("mse", "mse"), ("logistic", "logistic")],
@@ -63,8 +80,9 @@ TYPED = {  # option: words that no recipe says, with their values; 0 and off are
     "temperature": [("0.25", 0.25)],
     "learn_temperature": [(None, True), (None, False)],
     "classification_weight": [("0.25", 0.25), ("0", 0)],
-    "distillation_weight": [("0.25", 0.25), ("0", 0)],
+    "dropout": [("0.3", 0.3), ("0", 0)],
 }
+RECIPES = ("strong", "paper")
 STARTS = {  # how training starts: what is typed for it, and whether the weights are pretrained
     "pretrained": ([], True),
     "from scratch": (["--no-pretrained"], False),
@@ -72,136 +90,152 @@ STARTS = {  # how training starts: what is typed for it, and whether the weights
 }
 
 
-def of_train(*words: str) -> dict:
-    """What train.py makes of these words, of the options that recipes set."""
-    args = vars(options.train_options(list(words)))
-    return {name: args[name] for name in STRONG}
+def of_train(*words: str) -> ZSESettings:
+    """What train.py makes of these words."""
+    return options.train_options(list(words)).settings
 
 
-def typed(option: str, value) -> list[str]:
-    """The words that say so on the command line."""
+def typed(field: str, value) -> list[str]:
+    """The words that set the field on the command line."""
+    flag = options_of(ZSESettings)[field].flag or field
     if isinstance(value, bool):
-        return [f"--{option}" if value else f"--no-{option}"]
-    return [f"--{option}", str(value)]
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]
 
 
-def test_all_recipes_speak_of_the_same_options():
-    assert set(RECIPES) == {"strong", "paper"}
-    assert STRONG.keys() == PAPER.keys() == TYPED.keys()
-    assert FROM_SCRATCH.keys() < STRONG.keys()
+def differ(one: ZSESettings, other: ZSESettings) -> set[str]:
+    """The fields in which two recipes differ."""
+    return {name for name in options_of(ZSESettings) if getattr(one, name) != getattr(other, name)}
 
 
-def test_a_recipe_is_plain_values_of_one_type_an_option():
-    for name, value in PAPER.items():
-        assert type(value) in (bool, int, float, str)
-        assert type(STRONG[name]) is type(value), name
-        assert type(FROM_SCRATCH.get(name, value)) is type(value), name
+def test_the_tables_here_have_all_fields():
+    assert TYPED.keys() == options_of(ZSESettings).keys()
+    assert PUBLISHED.keys() | UNUSED | SPEED == TYPED.keys()
+
+
+def test_the_recipes_are_strong_and_paper_the_default_first():
+    assert ZSESettings.recipes() == {"strong": STRONG, "paper": PAPER}
+    assert tuple(ZSESettings.recipes()) == RECIPES
+    assert ZSESettings.recipes(pretrained=False) == {"strong": FROM_SCRATCH, "paper": PAPER}
 
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_options_that_are_not_given_take_the_recipes_values(recipe, start):
     words, pretrained = STARTS[start]
-    assert of_train("--recipe", recipe, *words) == values_of(recipe, pretrained)
+    wanted = ZSESettings.recipes(pretrained)[recipe]
+    assert of_train("--recipe", recipe, *words) == wanted
     if recipe == "strong":
-        assert of_train(*words) == values_of(recipe, pretrained)  # the default
+        assert of_train(*words) == wanted  # the default
 
 
 def test_paper_is_what_was_published():
-    assert {name: PAPER[name] for name in PUBLISHED} == PUBLISHED
-    assert PAPER.keys() - PUBLISHED.keys() == UNUSED
+    assert {name: getattr(PAPER, name) for name in PUBLISHED} == PUBLISHED
 
 
-def test_paper_is_what_the_method_does_when_it_is_told_nothing():
-    defaults = {n: p.default for n, p in inspect.signature(ZSE).parameters.items()}
-    settings = {*options.TRAINING_SETTINGS, "downsampling", "shortcut", "whitening"}
-    assert settings <= PAPER.keys() & defaults.keys()
-    assert {n: PAPER[n] for n in settings} == {n: defaults[n] for n in settings}
+def test_paper_is_what_the_method_has_without_any_setting():
+    assert ZSESettings() == PAPER
 
 
-def test_from_scratch_changes_strong_alone():
-    for recipe, plain in RECIPES.items():
-        assert values_of(recipe, pretrained=True) == plain
-    assert values_of("paper", pretrained=False) == PAPER
-    assert values_of("strong", pretrained=False) == {**STRONG, **FROM_SCRATCH}
-    changed = {name for name in FROM_SCRATCH if FROM_SCRATCH[name] != STRONG[name]}
-    assert {"learning_rate", "new_rate"} <= changed
+def test_from_scratch_the_rates_differ_from_strong():
+    assert {"learning_rate", "new_rate"} <= differ(FROM_SCRATCH, STRONG)
+    assert FROM_SCRATCH.learning_rate > STRONG.learning_rate
+    assert FROM_SCRATCH.new_rate == FROM_SCRATCH.layer_decay == 1
 
 
-def test_from_scratch_nothing_is_kept_and_nothing_learns_at_another_rate():
-    values = values_of("strong", pretrained=False)
-    assert values["distillation_weight"] == 0 and values["new_rate"] == values["layer_decay"] == 1
-    assert values["learning_rate"] > STRONG["learning_rate"]
+def test_no_recipe_decides_how_fast_the_machine_is_used():
+    for one, other in ((STRONG, PAPER), (FROM_SCRATCH, PAPER)):
+        assert not differ(one, other) & SPEED
 
 
-def test_changing_what_was_handed_out_changes_no_recipe():
-    for pretrained in (True, False):
-        values_of("strong", pretrained)["batch"] = -1
-    assert values_of("strong", True)["batch"] == STRONG["batch"] != -1
+def test_every_loss_has_its_weight():
+    weights = {name.removesuffix("_weight") for name in TYPED if name.endswith("_weight")}
+    assert PAPER.loss_weights() == {
+        "triplet": 2,
+        "relation": 4,
+        "contrastive": 0,
+        "classification": 0,
+    }
+    assert STRONG.loss_weights().keys() == weights
+    assert all(STRONG.loss_weights()[n] == getattr(STRONG, f"{n}_weight") for n in weights)
 
 
 # ---- on the command line
 
 
-@pytest.mark.parametrize("option", STRONG)
-def test_each_option_is_one_of_train_that_accepts_the_recipes_values(option):
-    values = [recipe[option] for recipe in RECIPES.values()]
-    if option in FROM_SCRATCH:
-        values.append(FROM_SCRATCH[option])
-    for value in values:
-        found = of_train("--batch", "3", *typed(option, value))[option]
-        assert found == value and type(found) is type(value)
-
-
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_typed_out_makes_the_other_one_this(recipe, start):
-    values = RECIPES[recipe]
-    words = [word for option, value in values.items() for word in typed(option, value)]
+    wanted = ZSESettings.recipes()[recipe]
+    values = {name: getattr(wanted, name) for name in TYPED}
+    words = [w for name, v in values.items() if v is not None for w in typed(name, v)]
     for other in RECIPES:
-        assert of_train("--recipe", other, *STARTS[start][0], *words) == values
+        made = of_train("--recipe", other, *STARTS[start][0], *words)
+        assert made == wanted
+        assert all(type(getattr(made, name)) is type(value) for name, value in values.items())
 
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("option", TYPED)
-def test_what_is_typed_wins_and_changes_nothing_else(option, recipe, start):
-    words, pretrained = STARTS[start]
-    plain = values_of(recipe, pretrained)
-    for word, value in TYPED[option]:
-        if option == "distillation_weight" and value and not pretrained:
-            continue  # refused
-        said = typed(option, value) if word is None else [f"--{option}", word]
-        assert of_train("--recipe", recipe, *words, *said) == {**plain, option: value}
-        assert of_train(*said, *words, "--recipe", recipe) == {**plain, option: value}
+@pytest.mark.parametrize("field", TYPED)
+def test_what_is_typed_wins_and_changes_nothing_else(field):
+    for recipe in RECIPES:
+        for words, pretrained in STARTS.values():
+            plain = ZSESettings.recipes(pretrained)[recipe]
+            for word, value in TYPED[field]:
+                said = typed(field, value if word is None else word)
+                wanted = replace(plain, **{field: value})
+                assert of_train("--recipe", recipe, *words, *said) == wanted
+                assert of_train(*said, *words, "--recipe", recipe) == wanted
 
 
-def test_for_each_option_something_else_than_any_recipe_can_be_typed():
+def test_for_each_field_something_else_than_any_recipe_can_be_typed():
     """Else the test before this one would show nothing."""
-    for recipe in (STRONG, PAPER, {**STRONG, **FROM_SCRATCH}):
-        for option, words in TYPED.items():
-            assert any(value != recipe[option] for _, value in words), option
+    for recipe in (STRONG, PAPER, FROM_SCRATCH):
+        for field, words in TYPED.items():
+            assert any(value != getattr(recipe, field) for _, value in words), field
 
 
-@pytest.mark.parametrize("option", STRONG)
-def test_help_says_what_each_recipe_has(option, capsys):
-    with pytest.raises(SystemExit):
-        options.train_options(["--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    of_option = re.split(rf" --{option}(?:, --no-{option})? ", said)[-1]
-    switch = {True: "on", False: "off"}
-    values = {"strong": STRONG[option], "paper": PAPER[option]}
-    if FROM_SCRATCH.get(option, STRONG[option]) != STRONG[option]:
-        values = {"strong": STRONG[option], "from scratch": FROM_SCRATCH[option], **values}
-    words = [f"{n}: {switch[v] if isinstance(v, bool) else v}" for n, v in values.items()]
-    assert re.search(r"\(strong: .*?\)", of_option).group() == f"({', '.join(words)})"
+@pytest.fixture(scope="module")
+def help_of():
+    """A function from a field to what `train.py --help` has on it."""
+    parsers = []
+
+    def record(parser, words, flags):
+        parsers.append(parser)
+        raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(options, "_parsed", record)
+        options.train_options([])
+    actions = {action.dest: action for action in parsers[0]._actions}
+    text = "".join(parsers[0].format_help().split())  # lines may break within a word
+
+    def of(field: str) -> str:
+        said = actions[options_of(ZSESettings)[field].flag or field].help
+        assert "".join(said.split()) in text
+        return said
+
+    return of
 
 
-def test_the_table_loads_no_torch():
-    code = (
-        "import model.zse.settings, sys; assert not {'torch', 'timm', 'numpy'} & set(sys.modules)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize("field", TYPED)
+def test_help_has_the_default_of_each_recipe(field, help_of):
+    values = {"strong": getattr(STRONG, field), "paper": getattr(PAPER, field)}
+    if getattr(FROM_SCRATCH, field) != values["strong"]:
+        scratch = {"from scratch": getattr(FROM_SCRATCH, field)}
+        values = {"strong": values["strong"], **scratch, "paper": values["paper"]}
+    words = {n: ("off", "on")[v] if isinstance(v, bool) else v for n, v in values.items()}
+    said = help_of(field)
+    if len(set(values.values())) > 1:
+        assert said.endswith(f"({', '.join(f'{n}: {v}' for n, v in words.items())})")
+    elif values["paper"] is None:
+        assert re.search(r"\(default: [^)]+\)$", said.strip())
+    else:
+        assert said.endswith(f"(default {words['paper']})")
+
+
+def test_fields_that_recipes_set_differently_are_shown_with_both_values(help_of):
+    """Some of them by hand."""
+    assert help_of("draws").endswith("(strong: classes, paper: triplets)")
+    assert help_of("learning_rate").endswith("(strong: 6e-05, from scratch: 0.001, paper: 1e-05)")
+    assert help_of("shortcut").endswith("(strong: on, from scratch: off, paper: off)")
+    assert help_of("heads").endswith("(default 8)")
