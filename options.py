@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from datasets import DATASETS
@@ -540,8 +541,8 @@ def cache_folder(args: argparse.Namespace, root: Path) -> Path | None:
 def changed_options(args: argparse.Namespace, then: Mapping) -> list[str]:
     """The options of a resumed run that must be as before and are not, as "--name then (now ...)".
 
-    then: plain_options() of the run. The batch may change, see training/run.py; settings of the
-    model that no recipe sets are the checkpoint's.
+    then: plain_options() of the run; a setting that is newer had its default. The batch may change,
+    see training/run.py; settings of the model that no recipe sets are the checkpoint's.
     """
     names = list(_FIXED)
     if args.validate != "none":
@@ -551,7 +552,7 @@ def changed_options(args: argparse.Namespace, then: Mapping) -> list[str]:
             names.append(option.flag or name)
     if args.settings.schedule != "constant":
         names.append("epoch")
-    now = plain_options(args)
+    now, then = plain_options(args), {**type(args.settings)().by_flag(), **then}
     return [f"--{n} {then[n]} (now {now[n]})" for n in names if then.get(n, now[n]) != now[n]]
 
 
@@ -587,7 +588,8 @@ def _parsed(parser: Parser, words: Sequence[str], flags: Mapping[str, str]) -> a
 
     flags: names of settings by their options; `given` holds those on the command line.
     """
-    args = parser.parse_strictly(words, explain=_option_of_another_method)
+    explain = partial(_option_of_another_method, _method_in(words))
+    args = parser.parse_strictly(words, explain)
     args.given = {name: vars(args).pop(f) for f, name in flags.items() if f in vars(args)}
     dataset = DATASETS[args.dataset]
     if args.test_class is None:
@@ -628,12 +630,15 @@ def _check_shortlist(args: argparse.Namespace, parser: Parser, usual: int) -> No
     args.shortlist = args.shortlist or usual
 
 
-def _option_of_another_method(word: str) -> str | None:
-    """A sentence for an option that only another method has."""
-    flag = word.split("=")[0].removeprefix("--")
+def _option_of_another_method(chosen: str, word: str) -> str | None:
+    """A sentence for an option that the chosen method lacks and another one has."""
+    flag = word.split("=")[0]
     for method in METHODS:
-        settings = settings_class(method)
-        own = options_of(settings).keys() - options_of(TrainingSettings).keys()
-        if flag in {options_of(settings)[name].flag or name for name in own}:
-            return f"--{flag} is an option of the method {method}: add --method {method}"
+        known = {
+            spelling
+            for name, option in options_of(settings_class(method)).items()
+            for spelling in option.spellings(name)
+        }
+        if method != chosen and flag in known:
+            return f"{flag} is an option of the method {method}: add --method {method}"
     return None

@@ -96,10 +96,15 @@ def rebuild_model(
             f"Choose --method {checkpoint['method']}."
         )
     settings = replace(base, **_rebuilding_settings(checkpoint, source))
-    method = build_model(settings, classes)
+    method, options = build_model(settings, classes), options_of(type(settings))
     for name, value in (wanted or {}).items():
+        if name not in options:
+            raise InputError(
+                f"{source}: holds the method {settings.method}, which has no setting {name}. Leave "
+                "that option out."
+            )
         found = getattr(method.settings, name)
-        if options_of(type(settings))[name].rebuilds and found != value:
+        if options[name].rebuilds and found != value:
             raise InputError(
                 f"{source}: was trained with {name} = {found}, but {value} is wanted. Leave that "
                 "option out; the checkpoint brings its own."

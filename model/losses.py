@@ -15,8 +15,8 @@ def classwise_contrastive(
     """Supervised contrastive loss between two modalities, both ways (Khosla et al., NeurIPS 2020).
 
     Each sketch has to find the photos of its class among all photos of the batch, and each photo
-    its sketches. sketches: (S, D), photos: (P, D), not normalised; targets: (S,), (P,) class numbers.
-    An image without a partner in the other modality does not count; with no pair at all: 0.
+    its sketches. sketches: (S, D), photos: (P, D), not normalised; targets: (S,), (P,) class
+    numbers. An image without a partner in the other modality does not count; with no pair at all: 0.
     """
     sketches, photos = F.normalize(sketches, dim=-1), F.normalize(photos, dim=-1)
     logits = sketches @ photos.T / temperature  # (S, P)
@@ -45,14 +45,6 @@ def relation_logistic(logits: Tensor, matches: Tensor) -> Tensor:
     losses = F.binary_cross_entropy_with_logits(logits, matches, reduction="none")
     of_matches, of_others = losses * matches, losses * (1 - matches)
     return (of_matches.sum() / matches.sum() + of_others.sum() / (1 - matches).sum()) / 2
-
-
-def forgetting(tokens: Tensor, taught: Tensor) -> Tensor:
-    """How far tokens have turned from what a frozen network says of the same images.
-
-    tokens, taught: (B, D); 1 - cosine, the mean.
-    """
-    return (1 - F.cosine_similarity(tokens, taught, dim=-1)).mean()
 
 
 @torch.no_grad()

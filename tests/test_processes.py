@@ -18,6 +18,7 @@ from training_runs import (
     lines,
     one_thread,
     run,
+    saved_step,
     start_together,
     words,
 )
@@ -134,16 +135,11 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_twice_the_batch(
 LONG = ["--epoch", "1", "--datasetLen", "3000", "--save_minutes", "0.005"]
 
 
-def saved_step(save: Path) -> int:
-    """Of the checkpoint to go on from; 0 where there is none."""
-    return load_file(save / LAST)["step"] if (save / LAST).is_file() else 0
-
-
-def goes_on_in_one_process(data: Path, save: Path) -> None:
-    """Go on with a run of two processes whose checkpoint is as one of them was killed."""
+def goes_on_in_one_process(data: Path, save: Path, *more: str) -> None:
+    """Go on with a run of two processes, of which one was killed."""
     step = saved_step(save)
     assert 0 < step < 500
-    options = [*MORE, *LONG, "--batch", "6", "--resume"]
+    options = [*MORE, *LONG, *more, "--batch", "6", "--resume"]
     resumed = Script(ROOT / "train.py", *words(data, save, *options))
     try:
         begins = f"resumes in epoch 1 after step {step}"
@@ -179,7 +175,8 @@ def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_resume(data, t
     not Path("/proc").is_dir(), reason="looks for processes in /proc, which only Linux has"
 )
 def test_torchrun_ends_with_a_process_that_is_killed(data, tmp_path):
-    options = [*MORE, *LONG, "--batch", "3", "--vit", "vit_mini_patch8_48"]
+    network = ["--vit", "vit_mini_patch8_48"]  # one that torchrun's processes know
+    options = [*MORE, *LONG, *network, "--batch", "3"]
     launcher = subprocess.Popen(
         [sys.executable, *TORCHRUN, "train.py", *words(data, tmp_path, *options)],
         cwd=ROOT,
@@ -196,7 +193,7 @@ def test_torchrun_ends_with_a_process_that_is_killed(data, tmp_path):
     said = launcher.communicate(timeout=60)[0]
     assert launcher.returncode != 0
     assert "another process of this run has gone" in said
-    goes_on_in_one_process(data, tmp_path)
+    goes_on_in_one_process(data, tmp_path, *network)
 
 
 def process_of_rank(number: int, launcher: subprocess.Popen) -> int:

@@ -1,9 +1,7 @@
 """train.py --resume: what may not change, and that a run in parts equals one in a piece."""
 
 import json
-import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,21 +11,24 @@ from training_runs import (
     STEPS_AN_EPOCH,
     assert_equal,
     assert_same_state,
-    end,
     lines,
     run,
     run_as_started,
+    saved_step,
     start,
     stop_in_step,
     weights,
+    words,
 )
 
 import train
-from model.zse.settings import RECIPES
-from options import RESULT_OPTIONS, VALIDATION_OPTIONS
+from model.zse.settings import ZSESettings
+from options import changed_options, plain_options, train_options
 from utils.checkpoints import load_file
 from utils.errors import InputError
-from utils.run_folder import BEST, CURVES, LAST, LOG
+from utils.run_folder import BEST, CURVES, LAST
+
+RECIPES = tuple(ZSESettings.recipes())
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,11 @@ def test_resuming_nothing_is_refused(data, tmp_path):
 
 
 def test_a_finished_run_resumed_says_so_and_changes_nothing(data, finished, caplog):
+    before = {file.name for file in finished.iterdir()}
     with caplog.at_level("INFO"):
         assert run(data, finished, *FINISHED, "--resume") == 0
     assert "has finished its 1 epochs already" in caplog.text
+    assert {file.name for file in finished.iterdir()} == before
 
 
 # ---- what may not change
@@ -86,7 +89,6 @@ DECISIVE = {  # option of a run: its value there, another one; None: nothing is 
     "temperature": ("0.07", "0.1"),
     "learn_temperature": (True, False),
     "classification_weight": ("1", "0"),
-    "distillation_weight": ("0", "1"),
     "amp": ("off", "bf16"),
     "tf32": (None, True),
     "compile": (None, True),
@@ -103,11 +105,12 @@ OF_VALIDATION = {
     "expand": ("0", "1"),
     "part": ("1 1", "2 1"),
 }
-OF_THE_NETWORK = {
+OF_THE_NETWORK = {  # in which recipes differ
     "downsampling": ("spatial", "published"),
     "shortcut": (True, False),
     "whitening": (True, False),
 }
+ALL = {**DECISIVE, **OF_VALIDATION, **OF_THE_NETWORK}
 
 
 def typed(option: str, value: str | bool | None) -> list[str]:
@@ -120,7 +123,7 @@ def typed(option: str, value: str | bool | None) -> list[str]:
 
 
 FINISHED = ["--epoch", "1"]
-for name, (here, _) in {**DECISIVE, **OF_VALIDATION, **OF_THE_NETWORK}.items():
+for name, (here, _) in ALL.items():
     FINISHED += typed(name, here)
 
 
@@ -134,28 +137,30 @@ def finished(data, tmp_path_factory) -> Path:
     assert (save / LAST).read_bytes() == before
 
 
-@pytest.mark.parametrize("option", [*DECISIVE, *OF_VALIDATION])
+@pytest.mark.parametrize("option", ALL)
 def test_resuming_with_another_value_is_refused_by_name(data, finished, option):
-    other = typed(option, {**DECISIVE, **OF_VALIDATION}[option][1])
-    if option == "distillation_weight":  # which needs weights to start from
-        other += ["-l", "anything"]
     with pytest.raises(InputError, match="Resume with the same") as error:
-        run(data, finished, *FINISHED, "--resume", *other)
+        run(data, finished, *FINISHED, "--resume", *typed(option, ALL[option][1]))
     assert f"was trained with --{option} " in str(error.value)
     assert str(error.value).count("(now ") == 1
 
 
-@pytest.mark.parametrize("option", OF_THE_NETWORK)
-def test_resuming_with_another_network_is_refused_by_name(data, finished, option):
-    with pytest.raises(InputError, match=f"{option} = .* was asked for"):
-        run(data, finished, *FINISHED, "--resume", *typed(option, OF_THE_NETWORK[option][1]))
+@pytest.mark.parametrize(
+    ("name", "words"), [("anchors", "--anchor_number 16"), ("heads", "--head 4")]
+)
+def test_resuming_with_another_network_is_refused_by_name(data, finished, name, words):
+    with pytest.raises(InputError, match=f"with {name} = .* is wanted"):
+        run(data, finished, *FINISHED, "--resume", *words.split())
 
 
-def test_nothing_that_may_not_change_is_forgotten_here():
+def test_nothing_that_may_not_change_is_forgotten_here(data, tmp_path):
     """What is validated has further options, which need others: tests/test_options.py."""
-    named = DECISIVE.keys() | OF_THE_NETWORK.keys()
-    assert set(RESULT_OPTIONS) - named == {"dataset", "test_class"}
-    assert set(VALIDATION_OPTIONS) - OF_VALIDATION.keys() == {"testall", "shortlist", "fuse"}
+    args = train_options(words(data, tmp_path, *FINISHED))
+    then = plain_options(args)
+    refused = {name for name in then if changed_options(args, {**then, name: "another"})}
+    of_others = {"dataset", "test_class", "testall", "shortlist", "fuse"}
+    of_others |= {"epoch"}  # where the schedule runs over all of them, see below
+    assert refused | {"batch"} == ALL.keys() | of_others
 
 
 def test_resuming_with_the_other_recipe_is_refused_with_what_it_changes(data, finished):
@@ -186,37 +191,6 @@ def test_what_auto_became_may_not_change_with_the_machine(data, tmp_path, monkey
     with pytest.raises(InputError, match=r"--amp bf16 \(now off\)"):
         run(data, tmp_path, *more, "--amp", "auto", "--epoch", "2", "--resume")
     assert run(data, tmp_path, *more, "--amp", "bf16", "--epoch", "2", "--resume") == 0
-
-
-# ---- checkpoints of older versions
-
-NEWER = ("tf32", "compile", "accumulate", "clip", "save_minutes", "tensorboard", "cache_images")
-NEWER += ("checkpoint_blocks", *VALIDATION_OPTIONS)
-
-
-def as_formerly(save: Path, options: tuple[str, ...], entries: tuple[str, ...]) -> None:
-    """Take out of a checkpoint what former versions did not write."""
-    checkpoint = load_file(save / LAST)
-    for name in options:
-        del checkpoint["options"][name]
-    for name in entries:
-        del checkpoint[name]
-    torch.save(checkpoint, save / LAST)
-
-
-@pytest.mark.parametrize("step", [0, 2])
-def test_a_run_that_is_older_than_options_goes_on_without_them(data, tmp_path, monkeypatch, step):
-    """Stopped in the second epoch, where a checkpoint did not count the draws."""
-    run(data, tmp_path / "whole")
-    save = tmp_path / "parted"
-    with monkeypatch.context() as context:
-        stop_in_step(context, epoch=1, step=step)
-        assert run(data, save) == 128 + signal.SIGTERM
-    as_formerly(save, NEWER, ("draws", "processes", "seconds"))
-    with pytest.raises(InputError, match=r"--clip 0\.0 \(now 1\.0\)"):
-        run(data, save, "--resume", "--clip", "1")
-    assert run(data, save, "--resume") == 0
-    assert_same_state(load_file(save / LAST), load_file(tmp_path / "whole" / LAST))
 
 
 # ---- in parts as in a piece
@@ -270,7 +244,7 @@ def test_a_run_stopped_in_any_step_goes_on_as_if_it_had_not(
 def test_a_stopped_run_shows_its_curves_and_how_to_go_on(data, tmp_path, monkeypatch, caplog):
     stop_in_step(monkeypatch, epoch=1, step=0)
     with caplog.at_level("INFO"):
-        assert run(data, tmp_path) == 128 + signal.SIGTERM
+        assert run(data, tmp_path, curves=True) == 128 + signal.SIGTERM
     assert (tmp_path / CURVES).read_bytes().startswith(b"\x89PNG")
     assert "in epoch 2 after step 1; saved. Go on with" in caplog.text
     described = tmp_path / "resumed_in_epoch_2_step_1.json"
@@ -282,15 +256,20 @@ def test_a_stopped_run_shows_its_curves_and_how_to_go_on(data, tmp_path, monkeyp
 
 def test_a_signal_in_validation_leaves_the_epoch_to_be_validated(data, tmp_path, monkeypatch):
     run(data, tmp_path / "whole")
-    save, validate = tmp_path / "stopped", train.Training._validate
+    save, validation = tmp_path / "stopped", train._validation
 
-    def validate_and_stop(training):
-        metrics = validate(training)
-        signal.raise_signal(signal.SIGINT)
-        return metrics
+    def validation_and_stop(*of_run):
+        validate = validation(*of_run)
+
+        def validate_and_stop(method):
+            metrics = validate(method)
+            signal.raise_signal(signal.SIGINT)
+            return metrics
+
+        return validate_and_stop
 
     with monkeypatch.context() as context:
-        context.setattr(train.Training, "_validate", validate_and_stop)
+        context.setattr(train, "_validation", validation_and_stop)
         assert run(data, save) == 128 + signal.SIGINT
     stopped = load_file(save / LAST)
     assert (stopped["epoch"], stopped["step"]) == (0, STEPS_AN_EPOCH)
@@ -313,7 +292,7 @@ def test_the_time_of_all_parts_counts(data, tmp_path, monkeypatch):
 
 # ---- a signal from outside
 
-STEPS = 50
+STEPS = 30
 LONG = ["--datasetLen", str(3 * STEPS), "--epoch", "1", "--num_workers", "1", "--validate", "none"]
 LONG += ["--draws", "classes", "--shortcut", "--whitening", "--learn_temperature", "--ema", "0.9"]
 LONG += ["--augment", "strong", "--dropout", "0.1", "--schedule", "cosine", "--layer_decay", "0.7"]
@@ -332,18 +311,14 @@ def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
 ):
     """Sent to the whole process group, as Ctrl-C on a terminal is: workers leave it to others."""
     save = tmp_path / "stopped"
-    process = start(data, save, *LONG)
-    deadline = time.monotonic() + 120
+    process = start(data, save, *LONG, "--save_minutes", "0.001")
     try:
-        while "runs on" not in _log(save) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.2)
-        os.killpg(process.pid, number)
-        said = process.communicate(timeout=120)[0]
+        process.wait_for(lambda: saved_step(save))
+        process.send_to_all(number)
+        assert process.wait() == 128 + number, process.output
     finally:
-        end(process)
-    assert process.returncode == 128 + number, said
-    assert "--resume" in said and "Traceback" not in said
+        process.end()
+    assert "--resume" in process.output and "Traceback" not in process.output
     stopped = load_file(save / LAST)
     assert stopped["epoch"] == 0 and 0 < stopped["step"] < STEPS
     run_as_started(data, save, *LONG, "--resume")
@@ -351,8 +326,3 @@ def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
     assert_same_state(resumed, whole)
     assert_equal(weights(save, BEST), weights(uninterrupted, BEST))
     assert whole["model"]["contrastive_scale"] != stopped["model"]["contrastive_scale"]
-
-
-def _log(save: Path) -> str:
-    file = save / LOG
-    return file.read_text() if file.is_file() else ""

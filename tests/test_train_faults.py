@@ -15,6 +15,7 @@ from training_runs import assert_equal, assert_same_state, before_step, lines, r
 
 import datasets.images
 import train
+import training.run
 import utils.checkpoints
 from model.zse.method import ZSE
 from utils import run_folder
@@ -22,7 +23,7 @@ from utils.checkpoints import load_file
 from utils.errors import InputError
 from utils.run_folder import BEST, CURVES, LAST, LOG, METRICS, RunFolder
 
-NOT_FINITE = train.NOT_FINITE
+NOT_FINITE = training.run.NOT_FINITE
 QUICK = ("--validate", "none")
 
 
@@ -191,7 +192,7 @@ def test_a_dead_worker_is_one_sentence_with_its_file(data, tmp_path, monkeypatch
 
 
 class Disk:
-    """Stands before save_atomically: refuses as long as it is told to."""
+    """Stands before save_atomically, and refuses while `refuses` returns True."""
 
     def __init__(self, monkeypatch):
         self.refuses = lambda: False
@@ -215,13 +216,13 @@ def disk(monkeypatch) -> Disk:
 
 @pytest.fixture
 def scores(monkeypatch):
-    """A function that tells what the epochs are to score."""
+    """A function that sets the scores of the epochs."""
 
     def of_epochs(*maps: float) -> None:
-        def validate(training):
-            return {"map_all": maps[training.epoch], "precision_100": 0.5}
+        def validation(args, data, run):
+            return lambda method: {"map_all": maps[run.epoch], "precision_100": 0.5}
 
-        monkeypatch.setattr(train.Training, "_validate", validate)
+        monkeypatch.setattr(train, "_validation", validation)
 
     return of_epochs
 
@@ -273,7 +274,7 @@ def test_a_folder_that_vanishes_is_made_anew(data, tmp_path, monkeypatch, caplog
     save = tmp_path / "vanishes"
     before_step(monkeypatch, lambda: shutil.rmtree(save), epoch=0, step=1)
     with caplog.at_level("INFO"):
-        assert run(data, save) == 0
+        assert run(data, save, curves=True) == 0
     assert "vanished" in caplog.text
     assert_same_state(load_file(save / LAST), load_file(tmp_path / "whole" / LAST))
     assert_equal(weights(save, BEST), weights(tmp_path / "whole", BEST))

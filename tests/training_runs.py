@@ -36,9 +36,11 @@ STEPS_AN_EPOCH = 3
 SHORT = f"{NETWORK} --batch 3 --datasetLen 9 --epoch 2 --learning_rate 1e-3 -r sa".split()
 PATIENCE = 120  # seconds that a process may take for anything
 
-# What scripts import once they know their options: see Script.
-IMPORTED = ["pytest", "train", "test", "timm", "training.run", "report.curves", "report.results"]
-IMPORTED += ["retrieval.evaluate", "retrieval.stored", "model.zse.method", "datasets.zeroshot"]
+# Before a Script is copied: what scripts import once they know their options.
+IMPORTED = ["pytest", "test", "training_runs", "retrieval.stored", "report.results"]
+IMPORTED += ["retrieval.evaluate", "model.zse.method", "datasets.zeroshot", "report.curves"]
+IMPORTED += ["matplotlib.figure", "matplotlib.backends.backend_agg", "torch.utils.serialization"]
+IMPORTED += ["PIL.PngImagePlugin", "PIL.JpegImagePlugin"]
 
 
 def words(data: Path, save: Path, *more: str) -> list[str]:
@@ -88,7 +90,8 @@ class Script:
         self._output = tempfile.NamedTemporaryFile("w+", prefix="output")  # noqa: SIM115
         environment = {name: str(value) for name, value in environment.items()}
         arguments = (str(file), list(map(str, words)), environment, self._output.name)
-        with patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)):
+        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+        with patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=path):
             self._process = _copies().Process(target=_run_script, args=arguments)
             self._process.start()
         self.pid = self._process.pid
@@ -178,6 +181,8 @@ def _run_script(file: str, words: list[str], environment: dict[str, str], output
     os.dup2(written, 2)
     os.chdir(ROOT)
     os.environ.update(environment)
+    usual = multiprocessing.get_all_start_methods()[0]
+    multiprocessing.set_start_method(usual, force=True)  # of data workers: not as this process
     sys.argv = [file, *words]
     runpy.run_path(file, run_name="__main__")
 
@@ -201,6 +206,11 @@ def stop_in_step(monkeypatch, epoch: int = 0, step: int = 0) -> None:
 
 def weights(save: Path, name: str = LAST) -> dict:
     return load_file(save / name)["model"]
+
+
+def saved_step(save: Path) -> int:
+    """Of the checkpoint to go on from, in its epoch; 0 where there is none."""
+    return load_file(save / LAST)["step"] if (save / LAST).is_file() else 0
 
 
 def assert_equal(one: dict, other: dict) -> None:

@@ -57,13 +57,21 @@ class Option:
             text += "on" if self.most == math.inf else f"to {self.most:g}"
         return text if self.excluded is None else f"{text} and not {self.excluded:g}"
 
+    def spellings(self, name: str) -> list[str]:
+        """All that a command line may say for it. name: of its field."""
+        flag = self.flag or name
+        words = [f"-{self.short}"] if self.short else []
+        return [*words, f"--{flag}", *([f"--no-{flag}"] if self.type is bool else [])]
+
     def accepts(self, value: object) -> bool:
         """Whether `value` is allowed."""
         if value is None:
             return self.default is None
         if self.choices:
             return value in self.choices
-        if isinstance(value, bool) or self.type in (bool, str):
+        if self.type is not bool and isinstance(value, bool):
+            return False  # True is 1 in Python
+        if self.type in (bool, str):
             return isinstance(value, self.type)
         if not isinstance(value, (int, float) if self.type is float else int):
             return False

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DOWNSAMPLING = ("published", "spatial")
 SHARPNESS = 10.0  # of DirectMatch: cosines are small, and its few weights should learn fast
 
 

@@ -175,7 +175,7 @@ def test_inverted_sketch_with_grey_tones_equals_its_positive(tmp_path):
 
 
 @pytest.mark.parametrize("box", [(3, 3, 76, 46), (0, 0, 79, 49)], ids=["filled", "framed"])
-def test_much_ink_on_white_is_not_taken_for_an_inverted_sketch(tmp_path, box):
+def test_much_ink_on_white_is_no_inverted_sketch(tmp_path, box):
     image = Image.new("RGB", (80, 50), "white")
     fill = "black" if box[0] else None  # a solid figure, or a frame along the border
     ImageDraw.Draw(image).rectangle(box, outline="black", width=4, fill=fill)

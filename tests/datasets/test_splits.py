@@ -72,7 +72,7 @@ def test_a_tenth_of_the_seen_classes_but_two_at_least_is_validated_on(tmp_path, 
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_so_many_seen_classes_are_validated_on_as_asked(tmp_path, count):
+def test_so_many_seen_classes_are_validated_on_as_the_setting_says(tmp_path, count):
     write_benchmark(tmp_path, sketches=1, photos=1, size=8)
     benchmark = load(tmp_path, validation_classes=count)
     trained, validated = set(benchmark.train.classes()), set(held_out(benchmark))

@@ -175,6 +175,18 @@ def test_skip_bad_leaves_missing_files_out_and_lists_them(tmp_path):
     assert not any("cup/photo 2.jpg" in path for path in benchmark.gallery.path)
 
 
+def test_notes_and_the_number_of_missing_files_are_logged(tmp_path, caplog):
+    folder = write_benchmark(tmp_path) / "256x256/photo/tx_000000000000_ready"
+    (folder / "cup" / "photo 2.jpg").unlink()
+    (folder / "swan" / "photo 2.jpg").unlink()
+    (folder / "harp" / "photo 2.jpg").rename(folder / "harp" / "Photo_2.jpeg")
+    benchmark = load(str(tmp_path), skip_bad=True)
+    note = "1 listed files were found under another spelling."
+    assert benchmark.notes == [note]
+    assert caplog.messages == [note, "2 missing files are left out."]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
 def test_skip_bad_with_no_file_at_all_is_an_error(tmp_path):
     folder = write_benchmark(tmp_path)
     for name in ("256x256", "EXTEND_image_sketchy_ready"):
@@ -274,6 +286,6 @@ def test_photos_listed_twice_are_kept_and_noted(tmp_path):
     assert note.startswith("1 of the gallery's 16 photos are the same file a second time")
 
 
-def test_photos_of_one_name_in_two_classes_are_not_taken_for_doubles(tmp_path):
+def test_photos_of_one_name_in_two_classes_are_no_doubles(tmp_path):
     write_benchmark(tmp_path)  # every class has a "photo 0.jpg"
     assert load(tmp_path).notes == []

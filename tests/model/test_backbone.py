@@ -1,4 +1,4 @@
-"""Pretrained weights into the tokenizer: which files are taken, and that they still compute."""
+"""Pretrained weights into the tokenizer: which files are accepted, and that they still compute."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_starts_unharmed_from_a_wrapped_file(wrapper, tmp_path, timm_vit, draw_i
     _assert_computes_the_same(_load_pretrained(tmp_path / "file.pth"), vit, draw_images(2))
 
 
-def test_a_file_with_a_scale_stem_is_taken_as_it_is(tmp_path, build_small, as_downloaded):
+def test_a_file_with_a_scale_stem_is_loaded_as_it_is(tmp_path, build_small, as_downloaded):
     trained = build_small(seed=3)
     whole = as_downloaded(trained)["model"]
     tokenizer = {n: t for n, t in whole.items() if n.startswith("module.sa.model.")}

@@ -229,6 +229,8 @@ def test_a_checkpoint_with_settings_of_training_and_a_teacher_loads(
         torch.testing.assert_close(loaded.encode(draw_images(1), "sketch"), wanted, rtol=0, atol=0)
     new = _train_on(checkpoint, method.settings, classes=3)  # a new run starts from it, too
     assert torch.equal(new.tokenizer.vit.pos_embed, method.tokenizer.vit.pos_embed)
+    with pytest.raises(InputError, match=r"unexpected: teacher\."):
+        _train_on(checkpoint, method.settings, classes=3, resumed=True)
 
 
 def test_what_only_training_uses_starts_anew_unless_resumed(build_small, checkpoint_of):
@@ -358,7 +360,7 @@ def test_what_only_our_files_tell_is_refused_too(name, value, tmp_path, build_sm
         load_model(tmp_path / "file.pth", wanted={name: value})
 
 
-def test_settings_that_agree_with_the_file_are_taken(tmp_path, build_small, checkpoint_of):
+def test_settings_that_agree_with_the_file_are_accepted(tmp_path, build_small, checkpoint_of):
     method = build_small()
     torch.save(checkpoint_of(method), tmp_path / "file.pth")
     loaded, _ = load_model(tmp_path / "file.pth", wanted=method.settings.of_model())
@@ -369,6 +371,13 @@ def test_settings_of_training_contradict_no_file(tmp_path, build_small, checkpoi
     """One command line serves train.py and test.py."""
     torch.save(checkpoint_of(build_small()), tmp_path / "file.pth")
     load_model(tmp_path / "file.pth", wanted={"epochs": 1, "batch": 3, "learning_rate": 0.5})
+
+
+def test_a_setting_that_only_another_method_has_is_refused(tmp_path, build_small, checkpoint_of):
+    """test.py --method other --gate 1 -l FILE, where the file holds the first method."""
+    torch.save(checkpoint_of(build_small()), tmp_path / "file.pth")
+    with pytest.raises(InputError, match="gate"):
+        load_model(tmp_path / "file.pth", wanted={"gate": 1})
 
 
 def test_heads_of_a_published_file_are_the_users(tmp_path, build_small, as_downloaded):

@@ -1,4 +1,4 @@
-"""The losses, and the pairs they are taken of, against slow loops; degenerate cases."""
+"""The losses, and the pairs that they compare, against slow loops; degenerate cases."""
 
 import math
 import random
@@ -203,10 +203,10 @@ def test_even_chances_take_every_match_and_each_of_the_hardest_equally_often(har
         others = [p for p in range(len(photos)) if photo_targets[p] != sketch_targets[s]]
         others.sort(key=lambda p: -torch.cosine_similarity(sketches[s], photos[p], dim=0).item())
         assert (len(matching), len(others)) == (4, 12)
-        taken = Counter(of_photo[s].item() for of_photo in found)
-        assert taken == dict.fromkeys(matching, 21)
-        taken = Counter(of_photo[S + s].item() for of_photo in found)
-        assert taken == dict.fromkeys(others[:hardest], 84 // hardest)
+        chosen = Counter(of_photo[s].item() for of_photo in found)
+        assert chosen == dict.fromkeys(matching, 21)
+        chosen = Counter(of_photo[S + s].item() for of_photo in found)
+        assert chosen == dict.fromkeys(others[:hardest], 84 // hardest)
 
 
 @pytest.mark.parametrize("seed", range(5))

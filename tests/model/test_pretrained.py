@@ -85,7 +85,7 @@ def test_the_published_file_is_found_by_itself(nowhere):
 
 
 @pytest.mark.parametrize("vit", [VIT, "vit_base_patch16_224.augreg_in21k"])
-def test_the_published_file_is_not_taken_for_other_weights(vit, nowhere):
+def test_the_published_file_does_not_stand_for_other_weights(vit, nowhere):
     _save(nowhere / "model" / "sam_ViT-B_16.pth", 5.0)
     with pytest.raises(InputError, match="could not be fetched"):
         load_pretrained(vit, None)
@@ -113,12 +113,12 @@ def test_weights_without_a_tag_are_the_published_ones(nowhere):
         load_pretrained("vit_base_patch16_224", None)
 
 
-def test_a_vit_without_pretrained_weights_says_so(nowhere):
+def test_a_vit_without_pretrained_weights_is_named(nowhere):
     with pytest.raises(InputError, match="vit_small_patch16_18x2_224 could not be fetched"):
         load_pretrained("vit_small_patch16_18x2_224", None)
 
 
-def test_an_error_without_a_message_is_told_too(nowhere, monkeypatch):
+def test_an_error_without_a_message_is_named_too(nowhere, monkeypatch):
     def time_out(*arguments, **options):
         raise TimeoutError
 
@@ -145,7 +145,7 @@ def test_weights_in_the_cache_need_no_network(nowhere, monkeypatch):
     assert torch.equal(state["pos_embed"], vit.state_dict()["pos_embed"])
 
 
-def test_a_refused_start_says_whose_file_it_was(nowhere):
+def test_a_refused_start_names_the_file(nowhere):
     _save(nowhere / "weights.pth", 1.0)
     method = build_model(ZSESettings(vit="test_vit"))
     with pytest.raises(InputError, match=r"^weights\.pth: does not fit .*unexpected: vit\.a"):

@@ -77,7 +77,7 @@ def test_everything_has_its_panel(draw, tmp_path):
         assert picture.format == "PNG" and min(picture.size) > 800
 
 
-def test_the_total_is_the_thick_one_and_the_parts_can_be_told_apart(draw):
+def test_the_total_is_the_thick_one_and_the_parts_differ_in_colour(draw):
     axes = panels(draw({**STEP, "relation": 0.25}))["loss"]
     total, *parts = axes.lines
     assert total.get_label() == "total" and total.get_color() == INK

@@ -269,7 +269,7 @@ def test_every_fault_is_listed_and_nothing_is_copied():
         assert torch.equal(tensor, before[name])
 
 
-def test_a_scalar_is_not_taken_for_a_tensor_of_one():
+def test_a_scalar_does_not_pass_for_a_tensor_of_one():
     module = nn.Linear(1, 1)
     with pytest.raises(InputError, match=r"bias is \(\) and should be \(1,\)"):
         load_strictly(module, {"weight": torch.ones(1, 1), "bias": torch.tensor(1.0)}, "file")
@@ -293,6 +293,6 @@ def test_half_precision_is_loaded_into_full():
     assert module.weight.dtype == torch.float32 and (module.weight == 1).all()
 
 
-def test_prefix_of_data_parallel_is_taken_off_once():
+def test_prefix_of_data_parallel_is_removed_once():
     state = {"module.module.weight": 1, "bias": 2, "my_module.bias": 3}
     assert plain_state(state) == {"module.weight": 1, "bias": 2, "my_module.bias": 3}

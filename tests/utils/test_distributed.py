@@ -1,16 +1,18 @@
-"""Devices, and what several processes tell each other."""
+"""Devices, and what several processes share."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from utils import distributed
 from utils.distributed import (
     any_process,
     broadcast,
@@ -20,19 +22,18 @@ from utils.distributed import (
     gather_rows,
     init_processes,
     is_lost_process,
-    is_main,
     leave_processes,
     mean_over_processes,
-    rank,
+    running_on,
     wait_for_all,
-    world_size,
 )
 from utils.errors import InputError
+from utils.world import is_main, rank, world_size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 CONVERSATION = """
-import json, torch
+import json, os, sys, torch
 from utils.distributed import *
 
 init_processes(torch.device("cpu"))
@@ -70,7 +71,19 @@ leave_processes()
 said["after"] = any_process(rank() == 1)
 said["rows after"] = gather_rows(torch.tensor([rank()])).tolist()
 said["main after"] = from_main(rank())
-print(json.dumps(said))
+print(json.dumps(said), flush=True)
+
+os.environ["MASTER_PORT"] = sys.argv[1]
+init_processes(torch.device("cpu"))
+wait_for_all()
+if rank() == 1:
+    os._exit(3)
+try:
+    while True:
+        any_process(False)
+except Exception as error:
+    print(is_lost_process(error), flush=True)
+os._exit(0)  # without goodbye to the other
 """
 
 
@@ -85,12 +98,12 @@ def gpus(monkeypatch, count):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
-def test_the_cpu_is_chosen_by_name_without_a_word(monkeypatch, caplog):
+def test_the_cpu_is_chosen_by_name_without_a_warning(monkeypatch, caplog):
     gpus(monkeypatch, 2)
     assert choose_device("cpu") == CPU and caplog.messages == []
 
 
-def test_without_a_gpu_the_cpu_is_taken_with_one_warning(monkeypatch, caplog):
+def test_without_a_gpu_the_cpu_is_used_with_one_warning(monkeypatch, caplog):
     gpus(monkeypatch, 0)
     assert choose_device("0") == CPU
     (message,) = caplog.messages
@@ -137,10 +150,38 @@ def test_one_process_is_a_world_of_one():
     leave_processes()
 
 
-def test_only_the_first_process_is_the_main_one(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    assert (world_size(), rank(), is_main()) == (2, 1, False)
+@pytest.fixture
+def order(monkeypatch):
+    """What running_on() does, in order."""
+    done = []
+    for name in ("keep_freed_memory", "init_processes", "leave_processes"):
+        note = lambda *_, name=name: done.append(name)  # noqa: E731
+        monkeypatch.setattr(distributed, name, note)
+    return done
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, InputError])
+def test_a_script_runs_among_the_others_until_its_end_whatever_that_is(order, error):
+    with pytest.raises(error) if error else nullcontext(), running_on("cpu") as device:
+        assert device == CPU
+        order.append("script")
+        if error:
+            raise error
+    assert order == ["keep_freed_memory", "init_processes", "script", "leave_processes"]
+
+
+def test_on_a_gpu_freed_memory_is_no_concern(monkeypatch, order):
+    gpus(monkeypatch, 2)
+    with running_on("1") as device:
+        assert device == torch.device("cuda", 1)
+    assert order == ["init_processes", "leave_processes"]
+
+
+def test_where_the_device_is_not_there_no_process_is_joined(monkeypatch, order):
+    gpus(monkeypatch, 1)
+    with pytest.raises(InputError, match="-c 3"), running_on("3"):
+        pytest.fail("there is no such GPU")
+    assert order == []
 
 
 @pytest.mark.parametrize(
@@ -155,7 +196,7 @@ def test_only_the_first_process_is_the_main_one(monkeypatch):
         (ValueError("gloo"), False),
     ],
 )
-def test_errors_that_say_a_process_has_gone_are_told_from_others(error, lost):
+def test_errors_that_say_a_process_has_gone_are_known_among_others(error, lost):
     assert is_lost_process(error) == lost
 
 
@@ -165,59 +206,39 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-def two_processes(program: str, **settings) -> list[subprocess.Popen]:
+@pytest.fixture(scope="module")
+def ended():
+    """What two processes printed that talked before the second one was gone, and how they ended."""
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    return [
+    again = free_port()
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", CONVERSATION, again],
             cwd=REPOSITORY,
             env={**os.environ, **world, "RANK": str(number), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,
-            **settings,
         )
         for number in (0, 1)
     ]
-
-
-LOSS = """
-import os, torch
-from utils.distributed import *
-
-init_processes(torch.device("cpu"))
-wait_for_all()
-if rank() == 1:
-    os._exit(3)
-try:
-    while True:
-        any_process(False)
-except Exception as error:
-    print(is_lost_process(error))
-os._exit(0)  # without goodbye to the other
-"""
-
-
-def test_what_torch_says_of_a_process_that_has_gone_is_understood():
-    processes = two_processes(LOSS)
     try:
-        assert processes[0].communicate(timeout=120)[0].split() == ["True"]
+        printed = [process.communicate(timeout=120)[0].splitlines() for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    assert [process.returncode for process in processes] == [0, 3]
+    return printed, [process.returncode for process in processes]
 
 
-def test_two_processes_agree():
-    processes = two_processes(CONVERSATION)
-    try:
-        said = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0]
-    for number, words in enumerate(said):
-        assert words == {
+def test_an_error_of_torch_about_a_process_that_has_gone_is_known(ended):
+    printed, codes = ended
+    assert printed[0][1:] == ["True"] and codes == [0, 3]
+
+
+def test_two_processes_agree(ended):
+    printed, _ = ended
+    for number, lines in enumerate(printed):
+        assert json.loads(lines[0]) == {
             "rank": number,
             "is_main": number == 0,
             "mean": [0.5, 10.0],

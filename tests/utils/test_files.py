@@ -7,7 +7,7 @@ import re
 import pytest
 from full_disk import run_with_limits
 
-from utils.files import TEMPORARY, append_lines, append_whole, reason, written_whole
+from utils.files import TEMPORARY, append_lines, append_whole, reason, reserve, written_whole
 
 
 def files(folder):
@@ -48,7 +48,7 @@ def test_a_disk_that_fails_at_the_end_leaves_the_former_file_alone(tmp_path, mon
     assert files(tmp_path) == {"run.json": b"former"}
 
 
-def test_a_folder_that_vanishes_meanwhile_is_what_is_told(tmp_path):
+def test_a_folder_that_vanishes_meanwhile_is_the_error(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with pytest.raises(FileNotFoundError), written_whole(folder / "run.json") as file:
@@ -131,6 +131,98 @@ def test_what_is_added_to_a_file_that_is_not_there_begins_it(tmp_path):
     assert files(tmp_path) == {"bytes": b"onetwo"}
     with pytest.raises(FileNotFoundError):
         append_whole(tmp_path / "absent" / "bytes", b"one")
+
+
+# ---- space set aside
+
+
+def lacks_function(monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+
+
+def lacks_it_in_the_file_system(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+
+
+@pytest.fixture(params=[None, lacks_function, lacks_it_in_the_file_system])
+def system(request, monkeypatch):
+    """With a system that reserves space, and without; whether it does."""
+    if request.param is not None:
+        request.param(monkeypatch)
+        return False
+    return hasattr(os, "posix_fallocate")
+
+
+@pytest.mark.parametrize("before", [b"", b"what is there"])
+def test_reserved_space_is_part_of_the_file_and_changes_nothing_in_it(tmp_path, system, before):
+    place = tmp_path / "rows"
+    place.write_bytes(before)
+    with open(place, "r+b") as file:
+        reserve(file, len(before), 100_000)
+    assert place.read_bytes() == before + bytes(100_000)
+    if system:  # reserved, not only promised
+        assert place.stat().st_blocks * 512 >= 100_000
+
+
+def test_space_inside_a_file_is_there_already(tmp_path, system):
+    place = tmp_path / "rows"
+    place.write_bytes(b"0123456789")
+    with open(place, "r+b") as file:
+        reserve(file, 2, 3)
+    assert place.read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_no_space_is_no_work(tmp_path, system, size):
+    place = tmp_path / "rows"
+    place.write_bytes(b"rows")
+    with open(place, "r+b") as file:
+        reserve(file, 1, size)
+    assert place.read_bytes() == b"rows"
+
+
+def test_what_is_written_before_and_after_is_kept(tmp_path, system):
+    with open(tmp_path / "rows", "wb") as file:
+        file.write(b"head")
+        reserve(file, 4, 6)
+        file.write(b"tail")
+    assert files(tmp_path) == {"rows": b"headtail" + bytes(2)}
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space")
+def test_a_disk_without_room_refuses_at_once(tmp_path):
+    code = """
+import sys
+from utils.files import reserve
+
+place = Path(sys.argv[1])
+place.write_bytes(b"rows")
+room(1000)
+with open(place, "r+b") as file:
+    try:
+        reserve(file, 4, 2000)
+    except OSError as error:
+        print(error.strerror)
+    reserve(file, 4, 900)
+print(place.read_bytes() == b"rows" + bytes(900))
+"""
+    done = run_with_limits(code, tmp_path / "rows")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["File too large", "True"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_refuses_is_not_one_that_cannot_reserve(tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with open(tmp_path / "rows", "wb") as file, pytest.raises(OSError, match=os.strerror(code)):
+        reserve(file, 0, 10)
+    assert files(tmp_path) == {"rows": b""}
 
 
 # ---- reasons

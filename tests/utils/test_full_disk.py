@@ -7,36 +7,50 @@ from full_disk import run_with_limits
 
 from utils.run_folder import LAST, METRICS
 
-
-@pytest.mark.parametrize("share", [0, 0.001, 0.2, 0.7, 0.999])
-def test_a_checkpoint_that_does_not_fit_leaves_the_former_one(tmp_path, share):
-    """torch meets the end of the room in its own writer, in python's buffer or at the end."""
-    code = """
+SHARES = (0, 0.001, 0.2, 0.7, 0.999)
+CHECKPOINTS = """
 import sys, torch
 from utils.checkpoints import load_file, save_atomically
 from utils.errors import InputError
 
-last = Path(sys.argv[1])
 new = {"epoch": 2, "weights": [torch.ones(100_000) for _ in range(4)], "names": ["x"] * 50}
-save_atomically(new, last)
-whole = last.stat().st_size
-save_atomically({"epoch": 1}, last)
-room(int(float(sys.argv[2]) * whole))
-try:
+for share in sys.argv[2:]:
+    last = Path(sys.argv[1]) / share / "last.pth"
+    last.parent.mkdir()
     save_atomically(new, last)
-except InputError as error:
-    print(error)
-print(load_file(last))
-room(None)
-save_atomically(new, last)
-print(load_file(last)["epoch"])
+    whole = last.stat().st_size
+    save_atomically({"epoch": 1}, last)
+    room(int(float(share) * whole))
+    try:
+        save_atomically(new, last)
+    except InputError as error:
+        print(error)
+    print(load_file(last))
+    room(None)
+    save_atomically(new, last)
+    print(load_file(last)["epoch"])
 """
-    done = run_with_limits(code, tmp_path / "last.pth", share)
-    assert done.returncode == 0, done.stderr
-    sentence, kept, then = done.stdout.splitlines()
-    assert sentence.startswith(f"{tmp_path / 'last.pth'}: cannot be written (File too large). What")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """The folder of checkpoints, and three lines about each share of the room it needs."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    done = run_with_limits(CHECKPOINTS, folder, *SHARES)
+    assert done.returncode == 0 and done.stderr == ""
+    lines = iter(done.stdout.splitlines())
+    return folder, {share: [next(lines) for _ in range(3)] for share in SHARES}
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_a_checkpoint_that_does_not_fit_leaves_the_former_one(checkpoints, share):
+    """torch meets the end of the room in its own writer, in python's buffer or at the end."""
+    folder, lines = checkpoints
+    last = folder / str(share) / "last.pth"
+    sentence, kept, then = lines[share]
+    assert sentence.startswith(f"{last}: cannot be written (File too large). What")
     assert kept == "{'epoch': 1}" and then == "2"
-    assert done.stderr == "" and [f.name for f in tmp_path.iterdir()] == ["last.pth"]
+    assert list(last.parent.iterdir()) == [last]
 
 
 def test_a_log_file_is_one_warning_and_what_was_said_comes_later(tmp_path):

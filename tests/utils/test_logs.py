@@ -103,7 +103,7 @@ def test_a_log_file_that_cannot_be_opened_is_an_error(tmp_path):
     assert not log.handlers
 
 
-def test_a_log_whose_folder_vanishes_is_one_warning_and_goes_on_where_it_is_back(tmp_path, capsys):
+def test_a_log_without_its_folder_is_one_warning_and_goes_on_where_it_is_back(tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
     logs.start_logging(folder / "train.log")
@@ -139,7 +139,7 @@ def test_a_log_file_that_is_moved_away_is_begun_anew_without_a_word(tmp_path, ca
     assert in_file(tmp_path / "train.log.1") == ["first"] and in_file(file) == ["second"]
 
 
-def test_a_mistake_in_a_message_is_not_taken_for_a_full_disk(tmp_path, capsys, monkeypatch):
+def test_a_mistake_in_a_message_is_no_full_disk(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(log, "propagate", False)  # to pytest, which raises what it meets
     logs.start_logging(tmp_path / "train.log")
     log.info("%d", "no number")
@@ -153,15 +153,15 @@ def test_a_mistake_in_a_message_is_not_taken_for_a_full_disk(tmp_path, capsys, m
 
 
 def test_progress_yields_the_items_as_they_come(capsys):
-    taken = []
+    seen = []
 
     def items():
         for i in range(3):
-            taken.append(i)
+            seen.append(i)
             yield i
 
     shown = progress(items(), 3, "photos")
-    assert next(shown) == 0 and taken == [0]
+    assert next(shown) == 0 and seen == [0]
     assert list(shown) == [1, 2]
     assert capsys.readouterr() == ("", "")  # under a minute nothing is said
 

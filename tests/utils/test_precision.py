@@ -1,9 +1,19 @@
 """Number formats: which one is meant, and where it reaches."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
-from utils.precision import AMP, DTYPES, dtype_of, half_where_safe, tf32, trainable
+from utils.precision import (
+    AMP,
+    DTYPES,
+    dtype_of,
+    flushed_denormals,
+    half_where_safe,
+    tf32,
+    trainable,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -65,13 +75,30 @@ def test_tf32_is_set_for_a_while(settings_of_torch, products, convolutions, allo
     assert settings() == (products, convolutions)
 
 
+def smallest_product():
+    """Of 4 * 10 ** -39, which is no normal number of float32."""
+    return (torch.full((8,), 2e-19) * 2e-20).max().item()
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_numbers_that_are_not_normal_count_as_0_for_a_while(error):
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor does not flush them")
+    assert 0 < smallest_product() < 1e-38
+    with pytest.raises(error) if error else nullcontext(), flushed_denormals():
+        assert smallest_product() == 0
+        if error:
+            raise error
+    assert 0 < smallest_product() < 1e-38
+
+
 @pytest.mark.parametrize(
-    ("amp", "fast", "taken"),
+    ("amp", "fast", "expected"),
     [("off", True, "off"), ("bf16", False, "bf16"), ("auto", True, "bf16"), ("auto", False, "off")],
 )
 @pytest.mark.parametrize("device", [CPU, GPU])
-def test_training_takes_bf16_or_nothing(monkeypatch, amp, fast, taken, device):
+def test_training_takes_bf16_or_nothing(monkeypatch, amp, fast, expected, device):
     """Where a GPU has no bf16, auto is fp16, in which gradients vanish."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: fast)
-    assert trainable(amp, device) == taken
+    assert trainable(amp, device) == expected

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
-from utils import run_folder
+from report.curves import draw_curves
+from utils import checkpoints, run_folder
 from utils.checkpoints import load_file
 from utils.errors import InputError
 from utils.run_folder import BEST, CURVES, LAST, LOG, METRICS, RUN, RunFolder
@@ -36,9 +38,21 @@ def metrics(folder: RunFolder) -> list[dict]:
 
 def test_a_folder_is_made_with_its_parents(tmp_path):
     folder = RunFolder(tmp_path / "a" / "b", writes=True)
-    folder.open(resume=False)
+    assert folder.open(resume=False) is folder
     assert folder.path.is_dir() and folder.log == folder.path / LOG
     folder.close()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_the_end_of_a_with_block_lets_other_runs_in(tmp_path, error):
+    ended = pytest.raises(error) if error else nullcontext()
+    with ended, RunFolder(tmp_path, writes=True).open(resume=False) as folder:
+        folder.save(LAST, {"epoch": 1})
+        with pytest.raises(InputError, match="another run writes there"):
+            RunFolder(tmp_path, writes=True).open(resume=True)
+        if error:
+            raise error
+    RunFolder(tmp_path, writes=True).open(resume=True).close()
 
 
 @pytest.mark.parametrize("name", [LAST, BEST, METRICS])
@@ -121,11 +135,12 @@ def test_what_killed_processes_left_half_written_goes_and_all_else_stays(tmp_pat
 def test_a_process_that_does_not_write_writes_nothing(tmp_path):
     folder = RunFolder(tmp_path / "run", writes=False)
     folder.open(resume=False)
-    assert folder.save(LAST, {}) and folder.save_at_last(LAST, {}, never)
+    assert folder.save(LAST, {}) and folder.save(BEST, {})
+    folder.save_rest(never)
     folder.add_metrics({"kind": "steps"})
     folder.describe(RUN, {})
     folder.drop_later(0, 0)
-    folder.finish()
+    folder.draw(lambda *_: pytest.fail("nothing to draw"))
     folder.close()
     assert folder.log is None and not list(tmp_path.iterdir())
 
@@ -134,9 +149,10 @@ def test_a_process_that_does_not_write_writes_nothing(tmp_path):
 
 
 def test_what_is_saved_is_there(folder, caplog):
-    assert folder.save(LAST, {"epoch": 1}) and folder.save_at_last(BEST, {"epoch": 2}, never)
+    assert folder.save(LAST, {"epoch": 1}) and folder.save(BEST, {"epoch": 2})
+    folder.save_rest(never)
     assert load_file(folder.path / LAST) == {"epoch": 1} and names(folder) == {LAST, BEST}
-    assert caplog.messages == []
+    assert caplog.messages == [] and folder.unsaved == {}
 
 
 def test_a_full_disk_is_one_warning_for_each_reason_and_training_goes_on(
@@ -187,12 +203,15 @@ def test_a_disk_that_is_away_is_not_replaced_by_a_folder_on_another(folder, capl
 
 
 def test_a_folder_that_another_run_took_over_is_left_to_it(folder, caplog):
-    """Somebody removed it while the first run was still at work, and began anew."""
+    """It was removed while the first run was still at work, and another began there."""
     shutil.rmtree(folder.path)
-    code = "import sys; from pathlib import Path; from utils.run_folder import *; "
+    other = folder.path.with_name("of_the_other.pth")
+    checkpoints.save_atomically({"epoch": 9}, other)  # here: there, torch would have to load
+    code = "import shutil, sys; from pathlib import Path; from utils.run_folder import *; "
     code += "folder = RunFolder(Path(sys.argv[1]), True); folder.open(False); "
-    code += "folder.save(LAST, {'epoch': 9}); folder.close()"
-    subprocess.run([sys.executable, "-c", code, str(folder.path)], cwd=ROOT, check=True)
+    code += "shutil.copy(sys.argv[2], folder.path / LAST); folder.close()"
+    command = [sys.executable, "-c", code, str(folder.path), str(other)]
+    subprocess.run(command, cwd=ROOT, check=True)
     for _ in range(2):
         assert not folder.save(LAST, {"epoch": 1})
     (message,) = caplog.messages
@@ -200,7 +219,71 @@ def test_a_folder_that_another_run_took_over_is_left_to_it(folder, caplog):
     assert load_file(folder.path / LAST) == {"epoch": 9}
 
 
-# ---- the last checkpoint
+# ---- checkpoints that the disk has refused
+
+
+def checkpoint(epoch: int, value: float) -> dict:
+    return {"epoch": epoch, "model": {"weight": torch.full((3,), value)}}
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """The names of files that the disk refuses; a test changes them."""
+    names, save = set(), checkpoints.save_atomically
+
+    def save_unless_refused(content, path):
+        if path.name in names:
+            raise InputError("refused") from OSError(28, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr(checkpoints, "save_atomically", save_unless_refused)
+    return names
+
+
+def test_a_refused_checkpoint_is_unsaved_until_one_of_its_name_is_written(folder, refused):
+    refused.add(LAST)
+    for epoch in (1, 2):
+        assert not folder.save(LAST, checkpoint(epoch, 1.0))
+        assert {name: kept["epoch"] for name, kept in folder.unsaved.items()} == {LAST: epoch}
+    refused.clear()
+    assert folder.save(LAST, checkpoint(3, 1.0))
+    assert folder.unsaved == {} and load_file(folder.path / LAST)["epoch"] == 3
+    folder.save_rest(never)
+
+
+def test_a_refused_best_checkpoint_is_written_at_the_next_save_as_it_was(folder, refused, caplog):
+    """Training goes on with its tensors meanwhile."""
+    refused.add(BEST)
+    best = checkpoint(1, 1.0)
+    assert not folder.save(BEST, best)
+    best["model"]["weight"].fill_(2.0)
+    assert folder.save(LAST, checkpoint(1, 2.0))  # and tries the best one in vain
+    assert list(folder.unsaved) == [BEST] and names(folder) == {LAST}
+    refused.clear()
+    assert folder.save(LAST, checkpoint(2, 3.0))
+    assert folder.unsaved == {}
+    assert load_file(folder.path / BEST)["epoch"] == 1
+    assert load_file(folder.path / BEST)["model"]["weight"].tolist() == [1.0] * 3
+    assert load_file(folder.path / LAST)["model"]["weight"].tolist() == [3.0] * 3
+    (message,) = caplog.messages  # twice refused for one reason
+    assert f"{BEST} cannot be written (No space left on device)" in message
+
+
+def test_of_two_refused_best_checkpoints_the_later_one_counts(folder, refused):
+    refused.add(BEST)
+    for epoch in (1, 2):
+        assert not folder.save(BEST, checkpoint(epoch, float(epoch)))
+    refused.clear()
+    folder.save_rest(never)
+    assert folder.unsaved == {} and load_file(folder.path / BEST)["epoch"] == 2
+
+
+def test_a_better_checkpoint_that_is_written_takes_the_place_of_a_refused_one(folder, refused):
+    refused.add(BEST)
+    assert not folder.save(BEST, checkpoint(1, 1.0))
+    refused.clear()
+    assert folder.save(BEST, checkpoint(2, 2.0))
+    assert folder.unsaved == {} and load_file(folder.path / BEST)["epoch"] == 2
 
 
 def test_the_last_checkpoint_is_tried_until_it_is_written(folder, caplog, monkeypatch):
@@ -217,19 +300,30 @@ def test_the_last_checkpoint_is_tried_until_it_is_written(folder, caplog, monkey
     monkeypatch.setattr(run_folder.time, "sleep", sleep)
     caplog.set_level("INFO")
     caplog.clear()
-    assert folder.save_at_last(LAST, {"epoch": 1}, lambda: False)
+    folder.save_rest(lambda: False)
     assert waits == [1] * 180 and load_file(folder.path / LAST) == {"epoch": 1}
+    assert folder.unsaved == {}
     warned, again = caplog.messages
     assert "It is the end of a training: tries again every 60 s until Ctrl-C." in warned
     assert again.endswith("is written again.")
 
 
-def test_the_last_checkpoint_can_be_given_up(folder, caplog):
-    asked = threading.Event()
+def test_all_that_is_unsaved_is_saved_at_the_end(folder, refused):
+    refused.update((BEST, LAST))
+    assert not folder.save(BEST, checkpoint(1, 1.0)) and not folder.save(LAST, checkpoint(2, 2.0))
+    refused.clear()
+    folder.save_rest(never)
+    assert names(folder) == {BEST, LAST} and folder.unsaved == {}
+    assert load_file(folder.path / BEST)["epoch"] == 1
+
+
+def test_the_last_checkpoint_can_be_given_up(folder):
     folder.path.parent.rename(folder.path.parent.with_name("away"))
-    asked.set()
-    assert not folder.save_at_last(LAST, {"epoch": 1}, asked.is_set)
-    assert caplog.messages[-1] == f"{folder.path / LAST} was not written: given up."
+    assert not folder.save(LAST, {"epoch": 1})
+    sentence = f"{folder.path / LAST}: was not written; the end of the training is not in it."
+    with pytest.raises(InputError) as error:
+        folder.save_rest(lambda: True)
+    assert str(error.value) == sentence and list(folder.unsaved) == [LAST]
     folder.path.parent.with_name("away").rename(folder.path.parent)
 
 
@@ -249,16 +343,27 @@ def test_a_description_that_cannot_be_written_is_an_error(folder):
 
 def test_a_finished_run_has_its_curves(folder, caplog):
     folder.add_metrics({"kind": "steps", "epoch": 1, "step": 3, "total": 1.5})
-    folder.finish()
+    folder.draw(draw_curves)
     assert (folder.path / CURVES).read_bytes().startswith(b"\x89PNG")
     assert names(folder) == {METRICS, CURVES} and caplog.messages == []
 
 
 def test_curves_that_cannot_be_drawn_are_a_warning(folder, caplog, monkeypatch):
-    folder.finish()
+    folder.draw(draw_curves)
     folder.add_metrics({"kind": "steps", "epoch": 1, "step": 3, "total": 1.5})
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    folder.finish()
+    folder.draw(draw_curves)
     for message, why in zip(caplog.messages, ("No such file", "matplotlib"), strict=True):
         assert message.startswith(f"{folder.path / CURVES} is not drawn (") and why in message
     assert names(folder) == {METRICS}
+
+
+def test_curves_are_drawn_of_the_metrics_under_the_name_of_the_folder(folder, monkeypatch):
+    drawn = []
+    folder.draw(lambda *given: drawn.append(given))
+    monkeypatch.chdir(folder.path)
+    RunFolder(Path(), writes=True).draw(lambda *given: drawn.append(given))
+    assert drawn == [
+        (folder.path / METRICS, folder.path / CURVES, "run"),
+        (Path(METRICS), Path(CURVES), "run"),
+    ]

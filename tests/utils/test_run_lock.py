@@ -24,7 +24,7 @@ from utils.run_lock import RunLock
 
 lock = RunLock(Path(sys.argv[1]))
 lock.take()
-print("taken", flush=True)
+print("held", flush=True)
 input()
 """
 
@@ -39,7 +39,7 @@ def other_run(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "taken\n"
+    assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
     process.wait()
@@ -96,7 +96,7 @@ def test_a_forked_data_worker_that_ends_leaves_the_lock_to_its_parent(tmp_path):
 
 
 def test_the_workers_of_a_killed_run_get_time_to_leave(tmp_path, monkeypatch):
-    """As with versions of filelock whose locks live on in forked processes."""
+    """As with versions of filelock that leave locks to forked processes."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     held = RunLock(tmp_path)
@@ -178,7 +178,7 @@ def test_a_lock_that_stands_is_kept_as_it_is(tmp_path, monkeypatch):
     lock.keep()
 
 
-def test_in_a_folder_made_anew_the_lock_is_taken_anew(tmp_path):
+def test_in_a_folder_made_anew_the_lock_is_acquired_anew(tmp_path):
     lock = RunLock(tmp_path)
     lock.take()
     removed(tmp_path)
@@ -217,7 +217,7 @@ def test_after_trouble_with_the_disk_the_lock_is_held_again(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_what_another_run_has_taken_meanwhile_is_not_touched(tmp_path, ended):
+def test_what_another_run_holds_meanwhile_is_not_touched(tmp_path, ended):
     lock = RunLock(tmp_path)
     lock.take()
     removed(tmp_path)
@@ -229,7 +229,7 @@ def test_what_another_run_has_taken_meanwhile_is_not_touched(tmp_path, ended):
         text=True,
     )
     try:
-        assert other.stdout.readline() == "taken\n"
+        assert other.stdout.readline() == "held\n"
         if ended:
             other.communicate("end\n", timeout=60)
         for _ in range(2):

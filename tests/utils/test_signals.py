@@ -15,16 +15,16 @@ def handlers_restored():
         signal.signal(number, handler)
 
 
-def test_nothing_is_asked_before_a_signal():
+def test_before_a_signal_none_is_received():
     stop = StopSignals()
-    assert stop.asked is False and stop.number is None
+    assert stop.received is False and stop.number is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number):
     stop = StopSignals()
     signal.raise_signal(number)
-    assert stop.asked and stop.number == number
+    assert stop.received and stop.number == number
 
 
 @pytest.mark.parametrize("first", SIGNALS)
@@ -41,7 +41,7 @@ def test_within_at_once_the_first_signal_interrupts():
     stop = StopSignals()
     with pytest.raises(KeyboardInterrupt), stop.at_once():
         signal.raise_signal(signal.SIGTERM)
-    assert stop.asked
+    assert stop.received
 
 
 def test_at_once_interrupts_for_a_signal_noted_before():
@@ -58,7 +58,7 @@ def test_after_at_once_signals_are_noted_again():
     with stop.at_once():
         pass
     signal.raise_signal(signal.SIGINT)
-    assert stop.asked
+    assert stop.received
 
 
 def test_after_an_error_within_at_once_signals_are_noted_again():
@@ -66,7 +66,7 @@ def test_after_an_error_within_at_once_signals_are_noted_again():
     with pytest.raises(ZeroDivisionError), stop.at_once():
         _ = 1 / 0
     signal.raise_signal(signal.SIGINT)
-    assert stop.asked
+    assert stop.received
 
 
 def test_a_data_worker_leaves_signals_to_the_main_process():
@@ -75,4 +75,4 @@ def test_a_data_worker_leaves_signals_to_the_main_process():
     for number in SIGNALS:
         signal.raise_signal(number)
         signal.raise_signal(number)
-    assert not stop.asked
+    assert not stop.received

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sample_data import class_names
 
-from datasets import load_benchmark
+from datasets import DATASETS, load_benchmark
 from datasets.synthetic import benchmark as synthetic
 from datasets.synthetic.benchmark import (
     SPLIT,
@@ -370,6 +370,11 @@ def test_loading_draws_the_standard(monkeypatch, tmp_path):
         load(tmp_path)
     assert drawn == [(STANDARD["instances"], STANDARD["size"], STANDARD["seed"])]
     assert read_description(tmp_path / "Synthetic") == STANDARD
+
+
+def test_the_table_of_benchmarks_has_the_counts_of_the_standard():
+    split = DATASETS["synthetic"].splits[SPLIT]
+    assert split.sketches == split.photos == 10 * STANDARD["instances"]
 
 
 def test_sides_and_validation_are_as_for_any_benchmark(folder):

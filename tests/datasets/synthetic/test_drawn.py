@@ -499,7 +499,7 @@ def test_a_hand_trembles_a_little_and_ends_strokes_early_or_late():
 
 
 def opaque_hand(draws_through):
-    """A seed whose hand draws hidden lines, or does not."""
+    """The seed of a hand that draws hidden lines, or of one that does not."""
     return next(i for i in range(500) if _Hand(generator(i)).draws_through == draws_through)
 
 

@@ -1,4 +1,4 @@
-"""Published names to ours and back, settings told by shapes, and the converter."""
+"""Published names to ours and back, settings from shapes, and the converter."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_written_names_and_shapes_are_exactly_the_published_ones(vit_base, check
     assert {name: list(tensor.shape) for name, tensor in written.items()} == SHAPES
 
 
-def test_names_of_more_layers_than_one_are_told_apart(build_small, checkpoint_of):
+def test_names_of_more_layers_than_one_are_kept_apart(build_small, checkpoint_of):
     method = build_small(layers=2)
     written = to_published(checkpoint_of(method))
     assert "ca.encoder.layer2.1.self_attn.linears.2.weight" in written["model"]

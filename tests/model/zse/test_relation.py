@@ -134,7 +134,7 @@ def test_the_score_reads_the_matrix_row_by_row():
             torch.testing.assert_close(logits[pair], third(hidden)[0])
 
 
-def test_sketch_and_photo_are_told_apart():
+def test_sketch_and_photo_are_not_exchangeable():
     relation = _build(downsampling="published")
     sketch, photo = _draw(1)
     with torch.inference_mode():

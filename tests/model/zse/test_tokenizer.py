@@ -1,4 +1,4 @@
-"""The tokenizer against slow loops: stems, token selection, and which ViTs are taken."""
+"""The tokenizer against slow loops: stems, token selection, and which ViTs are accepted."""
 
 import pytest
 import torch
@@ -231,7 +231,7 @@ def test_layers_above_every_parameter():
         pytest.param("vit_tiny_patch16_384", id="384 px"),
     ],
 )
-def test_plain_vits_are_taken(name):
+def test_plain_vits_are_accepted(name):
     with torch.device("meta"):
         tokenizer = Tokenizer(vit=name, keep_rate=1, dropout=0)
         side = tokenizer.vit.patch_embed.img_size[0]
