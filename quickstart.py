@@ -110,13 +110,14 @@ def _show(table: dict) -> None:
 def _suggest(data_path: str, save: Path) -> None:
     """Commands to go on with."""
     data, beside = shlex.join(["--data_path", data_path]), shlex.quote(str(save))
-    photos = shlex.quote(str(Path(data_path) / "Synthetic" / "photo"))
-    sketch = shlex.quote(str(Path(data_path) / "Synthetic" / "sketch" / "guitar"))
+    drawn = Path(data_path) / "Synthetic"
+    photos, sketches = (shlex.quote(str(drawn / name)) for name in ("photo", "sketch/guitar"))
+    checkpoint, gallery = f"{beside}/trained/{BEST}", "galleries/synthetic"
     print(f"""
 What to try next:
 # search a folder of photos with sketches: found/index.html shows what was found
-python retrieve.py index --photos {photos} -l {beside}/trained/{BEST} --out galleries/synthetic
-python retrieve.py search --gallery galleries/synthetic --sketch {sketch} --out found
+python retrieve.py index --photos {photos} -l {checkpoint} --out {gallery} --tokens
+python retrieve.py search --gallery {gallery} --sketch {sketches} --out found
 # more sketches and what is found for them
 python test.py --dataset synthetic {data} --save {beside}/trained -r sa --save_pictures 100
 # the published recipe

@@ -9,6 +9,7 @@ from utils.errors import InputError, run_script
 from utils.logs import duration, environment, log, start_logging
 
 SHOWN = 3  # photos of each sketch on the console
+AT_A_TIME = 256  # sketches that are open
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,28 +68,31 @@ def search(args: Namespace, device) -> int:
     checkpoint = Path(args.load or read_gallery(folder)["checkpoint"])
     prepare_folder(out)
     gallery = Gallery(folder, _encoder(checkpoint, args, device))
+    args.k = min(args.k, len(gallery))
     loading = time.perf_counter() - started
     log.info("%d photos (%s), loaded in %s", len(gallery), gallery.kind, duration(loading))
-    ready, skipped = {}, []
-    for file in files:
-        try:
-            ready[file] = ready_sketch(file, args.clean)
-        except InputError as error:
-            skipped.append(str(error))
-    answers, faults = gallery.search(
-        [image for image, _ in ready.values()],
-        args.k,
-        RANKERS[args.retrieval],
-        ranker_settings(args),
-        args.test_sk,
-    )
-    skipped += faults.values()
+    found, skipped = [], []
+    for first in range(0, len(files), AT_A_TIME):
+        ready = {}
+        for file in files[first : first + AT_A_TIME]:
+            try:
+                ready[file] = ready_sketch(file, args.clean)
+            except InputError as error:
+                skipped.append(str(error))
+        answers, faults = gallery.search(
+            [image for image, _ in ready.values()],
+            args.k,
+            RANKERS[args.retrieval],
+            ranker_settings(args),
+            args.test_sk,
+        )
+        skipped += faults.values()
+        names = list(ready)
+        found += [Found.of(n, *ready[n], a, gallery) for a in answers for n in [names[a.sketch]]]
     for fault in skipped:
         log.warning("skipped: %s", fault)
-    if not answers:
+    if not found:
         raise InputError("there is no readable sketch to search with.")
-    sketches = list(ready)
-    found = [Found(sketches[a.sketch], *ready[sketches[a.sketch]], a) for a in answers]
     _print_best(found, args)
     content = {
         "checkpoint": str(checkpoint),

@@ -193,7 +193,7 @@ def _has_dark_ground(sums: np.ndarray) -> bool:
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Grey of 16 or more bits, or of floats, brought to 0..255."""
-    values = np.array(image, dtype=np.float64)
+    values = np.nan_to_num(np.array(image, dtype=np.float64))
     top = 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255
     if image.mode == "F" and values.max(initial=0) <= 1:
         top = 1

@@ -16,7 +16,7 @@ def classwise_contrastive(
 
     Each sketch has to find the photos of its class among all photos of the batch, and each photo
     its sketches. sketches: (S, D), photos: (P, D), not normalised; targets: (S,), (P,) class
-    numbers. An image without a partner in the other modality does not count; with no pair at all: 0.
+    numbers. An image without a partner in the other modality does not count; without a pair: 0.
     """
     sketches, photos = F.normalize(sketches, dim=-1), F.normalize(photos, dim=-1)
     logits = sketches @ photos.T / temperature  # (S, P)

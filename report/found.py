@@ -28,13 +28,23 @@ LONGEST = 60  # letters of a sketch's name in that of its strip
 class Found:
     """The answer to a sketch.
 
-    file: its name. image: as it was encoded. note: a sentence about what was done to it, or "".
+    file: its name. note: a sentence about what was done to it, or "". given, seen: JPEGs of it, as
+    its file is and as the network sees it.
     """
 
     file: Path
-    image: Image.Image
     note: str
+    given: bytes
+    seen: bytes
     answer: Answer
+
+    @classmethod
+    def of(cls, file: Path, image: Image.Image, note: str, answer: Answer, gallery: Gallery):
+        """image: the sketch as it was encoded."""
+        levels = gallery.encoder.preprocessing.levels(image, "sketch")  # (3, S, S)
+        seen = Image.fromarray(levels.permute(1, 2, 0).numpy())
+        given = image if file.suffix.lower() == ".svg" else open_image(file)
+        return cls(file, note, _jpeg(on_white(given)), _jpeg(seen), answer)
 
     @property
     def milliseconds(self) -> float:
@@ -118,14 +128,12 @@ def _sections(
         except InputError:  # it has gone since the gallery was built
             return None
 
-    digits, see = len(str(len(found))), gallery.encoder.preprocessing.levels
+    digits = len(str(len(found)))
     for number, one in enumerate(found, 1):
-        seen = Image.fromarray(see(one.image, "sketch").permute(1, 2, 0).numpy())
-        given = one.image if one.file.suffix.lower() == ".svg" else open_image(one.file)
         photos = [Photo(path, score, thumbnail(path)) for path, score in one.best(most)]
         drawn = [photo for photo in photos if photo.jpeg][:IN_A_LINE]
         strip = Strip(
-            query=seen,
+            query=Image.open(BytesIO(one.seen)),
             query_name=one.file.stem,
             photos=[Image.open(BytesIO(photo.jpeg)) for photo in drawn],
             photo_names=[Path(photo.path).name for photo in drawn],
@@ -133,7 +141,7 @@ def _sections(
         title = f"{one.file.name}: the first {len(drawn)} of {len(gallery):,}"
         name = f"{number:0{digits}}_{one.file.stem[:LONGEST]}.png"
         save_picture(draw_sheet([strip], title), strips / name)
-        yield Section(str(one.file), one.note, _jpeg(on_white(given)), _jpeg(seen), photos)
+        yield Section(str(one.file), one.note, one.given, one.seen, photos)
 
 
 def _shown(score: float) -> str:

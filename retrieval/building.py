@@ -14,7 +14,7 @@ import torch
 from retrieval.blocks import block_sizes
 from retrieval.encoder import Encoder
 from retrieval.gallery import FORMAT, GALLERY, check_weights, read_gallery
-from retrieval.neighbours import Index, compares_cosines, recall_of_photos
+from retrieval.neighbours import KINDS, Index, compares_cosines, recall_of_photos
 from retrieval.store import FeatureStore, state_of
 from retrieval.stored import open_store
 from utils.errors import InputError
@@ -68,6 +68,8 @@ def build_gallery(
     """
     folder, encoder = Path(folder), replace(encoder, skip_bad=True, store=None)
     encoder.method.eval()
+    if kind not in (None, *KINDS):
+        raise InputError(f"index {kind!r}: choose one of {', '.join(KINDS)}.")
     if kind == "ivf" and not compares_cosines(encoder.method):
         raise InputError(f"{encoder.method.name} compares in its own way: only exact is possible.")
     _check_place(folder)
@@ -113,7 +115,12 @@ class _Build:
         started = time.perf_counter()
         missing = self._missing()
         copied = self._copy(features, missing) if features else []
-        encoded = self._encode([number for number in missing if number not in set(copied)])
+        new = [number for number in missing if number not in set(copied)]
+        log.info(
+            "%d images: %d to encode, %d unchanged, %d copied from evaluations.",
+            *(len(self.paths), len(new), len(self.paths) - len(missing), len(copied)),
+        )
+        self._encode(new)
         done = time.perf_counter()
         faults = {path: self.store.fault(path) for path in self.paths}
         good = [path for path, fault in faults.items() if fault is None]
@@ -136,7 +143,7 @@ class _Build:
         _remove_other_indexes(self.store.folder, content["index"]["file"])
         return Built(
             photos=len(good),
-            encoded=encoded,
+            encoded=len(new),
             copied=len(copied),
             removed=len(set(listed) - set(self.paths)),
             broken=broken,
@@ -172,13 +179,9 @@ class _Build:
             self._add([missing[place] for place in places], rows, {})
         return [missing[place] for place in there]
 
-    def _encode(self, missing: list[int]) -> int:
-        """Encode these photos, by blocks, each stored at once; how many."""
+    def _encode(self, missing: list[int]) -> None:
+        """Encode these photos, by blocks, each stored at once."""
         encoder = self.encoder
-        log.info(
-            "%d images: %d to encode, %d unchanged.",
-            *(len(self.paths), len(missing), len(self.paths) - len(missing)),
-        )
         _, size = block_sizes(encoder.method, encoder.device, encoder.dtype, photos=0, pairs=False)
         reserved, left = False, len(missing)
         with tf32(allowed=False):
@@ -191,7 +194,6 @@ class _Build:
                 faults = {missing[number]: fault for number, fault in block.faults.items()}
                 self._add([missing[number] for number in block.numbers], rows, faults)
                 left -= len(block.numbers) + len(faults)
-        return len(missing)
 
     def _reserve(self, rows: dict[str, np.ndarray], photos: int) -> None:
         """Have the disk set space aside. Raises InputError where it has too little."""

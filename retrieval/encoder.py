@@ -74,7 +74,6 @@ class Encoder:
             "precision": self.precision,
         }
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[ImageSource], modality: str) -> Features:
         """All features of some images: names of files, or open images (PIL). (B, ...) each.
 
@@ -220,6 +219,7 @@ class Encoder:
                     made[name][block] = on_device.cpu()
         return made
 
+    @torch.no_grad()
     def _features(self, levels: Tensor, modality: str) -> Features:
         """Features of images (B, 3, S, S) uint8 of one modality; retrieval vectors in fp32."""
         batch = self.preprocessing.normalise(levels.to(self.device, non_blocking=True))

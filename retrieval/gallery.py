@@ -15,7 +15,7 @@ from datasets.unlabelled import LooseImages, image_list
 from model.method import Features
 from retrieval.blocks import Block, block_sizes
 from retrieval.encoder import Encoder
-from retrieval.neighbours import Index, compares_cosines, has_gpu, load_faiss
+from retrieval.neighbours import KINDS, Index, compares_cosines, has_gpu, load_faiss
 from retrieval.ranking import Ranking
 from retrieval.scoring import ByVectors, Photos, Ranker, names_read
 from retrieval.store import FeatureStore
@@ -24,6 +24,8 @@ from utils.errors import InputError
 from utils.precision import tf32
 
 GALLERY, FORMAT = "gallery.json", 2
+SCHEMA = {"key": dict, "snapshot": list, "tokens": bool, "photos": list, "broken": list}
+SCHEMA |= {"index": dict, "checkpoint": str, "root": str}
 ON_DEMAND = 256  # sketches at a time where photos are encoded for them
 
 
@@ -157,17 +159,23 @@ def read_gallery(folder: Path) -> dict:
         raise InputError(f"{folder}: is no gallery. Make one with retrieve.py index.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        version = content["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if content["format"] != FORMAT:
+            raise InputError(
+                f"{file}: has format {content['format']}, and this version reads format {FORMAT}. "
+                "Build the gallery again in another folder."
+            )
+        for name, kind in SCHEMA.items():
+            if not isinstance(content[name], kind):
+                raise TypeError(f"{name} is no {kind.__name__}")
+        if content["index"]["kind"] not in KINDS:
+            raise ValueError(f"its index is of the unknown kind {content['index']['kind']}")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{file}: cannot be used ({type(error).__name__}: {error}). Remove the folder and run "
             "retrieve.py index again."
         ) from error
-    if version != FORMAT:
-        raise InputError(
-            f"{file}: has format {version}, and this version reads format {FORMAT}. Build the "
-            "gallery again in another folder."
-        )
     return content
 
 
@@ -186,7 +194,8 @@ def open_photos(folder: Path, content: Mapping, types: Mapping[str, str]) -> Fea
 
     Raises InputError where rows of its photos are absent or damaged.
     """
-    store = FeatureStore(folder, content["key"], types, tuple(content["snapshot"]))
+    advice = "Run retrieve.py index again: it encodes damaged rows again."
+    store = FeatureStore(folder, content["key"], types, tuple(content["snapshot"]), advice)
     states, names = store.states(), ["retrieval"]
     if content["tokens"]:
         names = list(types)

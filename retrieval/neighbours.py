@@ -71,8 +71,8 @@ class Index:
             if (numbers >= 0).all():
                 ranking = rank(torch.from_numpy(numbers)).first(k)
                 last = torch.from_numpy(cosines[:, -1]).to(ranking.scores.device)
-                if self.kind != "exact" or (last < ranking.scores[:, -1] - NEARLY).all():
-                    return ranking  # no photo that was not found can be as close
+                if (last < ranking.scores[:, -1] - NEARLY).all():
+                    return ranking  # no photo that may be found later can be as close
             count *= 4
         return None
 

@@ -5,8 +5,8 @@ people the best photos. Both come from one sort of keys, in which no two photos 
 
 Products of matrices round by their shapes. So a score may differ in its last bits with the size
 of the blocks, the number of threads and the machine, and photos whose scores lie within 1e-6 may
-change places. Identical photos never do: they have one score, and stand in the order of their
-paths.
+change places. Photos with identical features never do: they have one score, and stand in the order
+of their paths.
 """
 
 import zlib

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -41,7 +42,9 @@ class FeatureStore(Entries):
 
     key: all that rows depend on besides the image, as plain values. types: numpy's name of the type
     of each feature's rows. snapshot: generation and number of lines to read; None: all of the
-    newest. Opening writes nothing; what has another key, or is damaged, counts as absent.
+    newest. advice: a sentence for messages about damage. Opening writes nothing; what has another
+    key, or is damaged, counts as absent. What was there then can be read on, even where another
+    program writes all rows anew.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class FeatureStore(Entries):
         key: Mapping,
         types: Mapping[str, str],
         snapshot: tuple[int, int] | None = None,
+        advice: str = "",
     ):
         self.folder, self.key, self.types = folder, dict(key), dict(types)
+        self.advice = advice or f"Remove {folder} and run the same command again."
         self._lock = FileLock(folder / "writer.lock")
         self._read(*(snapshot or (None, None)))
 
@@ -69,7 +74,7 @@ class FeatureStore(Entries):
         if len(damaged):
             raise DamagedError(
                 f"{self._file(feature)}: the row of {names[damaged[0]]} is damaged, and "
-                f"{len(damaged) - 1} more. Remove {self.folder} and run the same command again."
+                f"{len(damaged) - 1} more. {self.advice}"
             )
         return content
 
@@ -203,6 +208,7 @@ class FeatureStore(Entries):
         super().__init__(tuple(self.types))
         self.generation, self.lines = generation, 0
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, BinaryIO] = {}
         header, *blocks = read_lines(self._entries_file()) or [None]
         damaged = 0
         if header != {"format": FORMAT, "key": self.key}:
@@ -214,6 +220,9 @@ class FeatureStore(Entries):
                 self.note(line)
             else:
                 damaged += 1
+        for feature in self.shapes:
+            with suppress(OSError):
+                self._opened(feature)
         if damaged:
             log.warning("%s: parts are damaged or incomplete, and count as absent.", self.folder)
 
@@ -237,18 +246,27 @@ class FeatureStore(Entries):
         size = self.bytes_of_row(feature)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         try:
-            with open(self._file(feature), "rb") as file:
-                for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
-                    file.seek(int(rows[first]) * size)
-                    part = content[first:last]
-                    if file.readinto(memoryview(part.view(np.uint8).reshape(-1))) != part.nbytes:
+            file = self._opened(feature)
+            for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
+                file.seek(int(rows[first]) * size)
+                rest = memoryview(content[first:last].view(np.uint8).reshape(-1))
+                while rest:
+                    read = file.readinto(rest)
+                    if not read:
                         raise OSError("it is too short")
+                    rest = rest[read:]
         except OSError as error:
+            reason = error.strerror or error
             raise DamagedError(
-                f"{self._file(feature)}: cannot be read ({error.strerror or error}). Remove "
-                f"{self.folder} and run the same command again."
+                f"{self._file(feature)}: cannot be read ({reason}). {self.advice}"
             ) from error
         return content
+
+    def _opened(self, feature: str) -> BinaryIO:
+        """The file of rows, without a buffer: the writer may be adding to it."""
+        if feature not in self._files:
+            self._files[feature] = open(self._file(feature), "rb", buffering=0)  # noqa: SIM115
+        return self._files[feature]
 
     def _rewrite(self) -> None:
         """Write the rows of all images into files of the next generation."""

@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def keep_signal_handlers():
-    """train.main() takes over Ctrl-C and SIGTERM: give them back."""
+    """A run handles Ctrl-C and SIGTERM: give back the former handlers."""
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in former.items():

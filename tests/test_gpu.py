@@ -9,6 +9,7 @@ from sample_data import write_benchmark
 import test
 import train
 from model import build_model
+from model.zse.settings import ZSESettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -18,7 +19,7 @@ pytestmark = [
 
 def test_pair_scores_and_similarities_equal_the_cpu_s():
     torch.manual_seed(0)
-    method = build_model("zse_sbir", vit="test_vit").eval()
+    method = build_model(ZSESettings(vit="test_vit")).eval()
     images = torch.randn(3, 3, 160, 160)
     scores = []
     with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):

@@ -1,43 +1,62 @@
 """prepare.py as a user calls it."""
 
+from contextlib import redirect_stdout
+from io import StringIO
+
 import pytest
 from PIL import Image
 
 import prepare
 from utils.errors import InputError
 
+SMALL = ("--instances", 2, "--size", 32)
+
 
 def run(root, *more):
     return prepare.main(["synthetic", "--data_path", str(root), *map(str, more)])
 
 
-def test_synthetic_draws_what_was_asked_and_says_where(tmp_path, capsys):
-    assert run(tmp_path, "--instances", 2, "--size", 32) == 0
-    assert str(tmp_path / "Synthetic") in capsys.readouterr().out.splitlines()[-1]
-    with Image.open(tmp_path / "Synthetic/photo/cup/cup_001.jpg") as photo:
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder of a small benchmark, and what was printed; no test may change it."""
+    root, printed = tmp_path_factory.mktemp("drawn"), StringIO()
+    with redirect_stdout(printed):
+        assert run(root, *SMALL) == 0
+    return root, printed.getvalue()
+
+
+def test_synthetic_draws_what_is_wanted_and_prints_where(drawn):
+    root, printed = drawn
+    assert str(root / "Synthetic") in printed.splitlines()[-1]
+    with Image.open(root / "Synthetic/photo/cup/cup_001.jpg") as photo:
         assert photo.size == (32, 32)
-    assert not (tmp_path / "Synthetic/photo/cup/cup_002.jpg").exists()
+    assert not (root / "Synthetic/photo/cup/cup_002.jpg").exists()
 
 
-def test_a_second_call_draws_nothing_and_another_drawing_is_refused(tmp_path):
-    run(tmp_path, "--instances", 2, "--size", 32)
-    file = tmp_path / "Synthetic/sketch/cup/cup_000.png"
+def test_a_second_call_draws_nothing_and_another_drawing_is_refused(drawn):
+    root, _ = drawn
+    file = root / "Synthetic/sketch/cup/cup_000.png"
+    former = file.read_bytes()
     file.write_bytes(b"mine")
-    assert run(tmp_path, "--instances", 2, "--size", 32) == 0
-    assert file.read_bytes() == b"mine"
-    with pytest.raises(InputError, match=r"'instances': 2.*Delete it"):
-        run(tmp_path, "--instances", 3, "--size", 32)
-    assert file.read_bytes() == b"mine"
+    try:
+        assert run(root, *SMALL) == 0
+        assert file.read_bytes() == b"mine"
+        with pytest.raises(InputError, match=r"'instances': 2.*Delete it"):
+            run(root, "--instances", 3, "--size", 32)
+        assert file.read_bytes() == b"mine"
+    finally:
+        file.write_bytes(former)
 
 
-def test_the_sheet_shows_photos_and_sketches(tmp_path):
+def test_the_sheet_shows_photos_and_sketches(drawn, tmp_path):
+    root, _ = drawn
     sheet = tmp_path / "sheet.png"
-    run(tmp_path, "--instances", 2, "--size", 32, "--sheet", sheet)
+    run(root, *SMALL, "--sheet", sheet)
     with Image.open(sheet) as picture:
         assert picture.width > 8 * 32 and picture.height > 12 * 32
         assert len(picture.convert("RGB").getcolors(maxcolors=10**7)) > 500
     with pytest.raises(InputError, match=r"--sheet .*cannot be written"):
-        run(tmp_path, "--instances", 2, "--size", 32, "--sheet", tmp_path / "no/sheet.png")
+        run(root, *SMALL, "--sheet", tmp_path / "no/sheet.png")
 
 
 @pytest.mark.parametrize(

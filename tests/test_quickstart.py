@@ -13,13 +13,15 @@ import pytest
 
 import options
 import quickstart
+from datasets.synthetic import benchmark as drawn
 from utils.errors import InputError
-from utils.run_folder import LAST
+from utils.run_folder import BEST, LAST
 
 OPTIONS = {
     "train.py": options.train_options,
     "test.py": options.test_options,
     "quickstart.py": options.quickstart_options,
+    "retrieve.py": options.retrieve_options,
 }
 
 
@@ -60,10 +62,11 @@ def test_the_untrained_and_the_trained_network_start_alike(calls, tmp_path):
     untrained, trained = (
         options.train_options(words) for script, words in calls if script == "train.py"
     )
-    assert untrained.learning_rate == 0 < trained.learning_rate
-    for name in ("seed", "vit", "downsampling", "pretrained", "classification_weight"):
-        assert getattr(untrained, name) == getattr(trained, name)
-    assert trained.seed == 7 and not trained.pretrained
+    assert untrained.settings.learning_rate == 0 < trained.settings.learning_rate
+    for name in ("vit", "downsampling", "anchors", "classification_weight"):
+        assert getattr(untrained.settings, name) == getattr(trained.settings, name)
+    assert untrained.seed == trained.seed == 7
+    assert not untrained.pretrained and not trained.pretrained
 
 
 def test_further_options_reach_training(calls, tmp_path):
@@ -71,8 +74,8 @@ def test_further_options_reach_training(calls, tmp_path):
     untrained, trained = (
         options.train_options(words) for script, words in calls if script == "train.py"
     )
-    assert trained.triplet_weight == 2 and trained.epoch == 3
-    assert untrained.learning_rate == 0 and untrained.epoch == 1
+    assert trained.settings.triplet_weight == 2 and trained.settings.epochs == 3
+    assert untrained.settings.learning_rate == 0 and untrained.settings.epochs == 1
 
 
 def test_a_stopped_run_is_resumed(calls, tmp_path):
@@ -86,15 +89,23 @@ def test_a_stopped_run_is_resumed(calls, tmp_path):
 
 
 def test_the_suggested_commands_are_accepted(calls, tmp_path, capsys):
-    quickstart.main(["--save", str(tmp_path / "a b"), "-c", "cpu"])
+    quickstart.main(["--save", str(tmp_path / "a b"), "-c", "cpu", "--data_path", "d e"])
     lines = capsys.readouterr().out.splitlines()
     suggested = [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
-    assert len(suggested) == 3
-    for script, *words in suggested:
-        args = OPTIONS[script](words)
-        assert "a b" in args.save
-        if script == "quickstart.py":
-            options.train_options(args.training)
+    scripts = [script for script, *_ in suggested]
+    assert scripts == ["retrieve.py"] * 2 + ["test.py"] + ["quickstart.py"] * 2
+    index, search, *others = [OPTIONS[script](words) for script, *words in suggested]
+    assert Path(index.load) == tmp_path / "a b" / "trained" / BEST
+    assert (index.task, search.task, search.gallery) == ("index", "search", index.out)
+    layout = drawn.LAYOUT
+    (photos,), (sketches,) = layout.images["photo"], layout.images["sketch"]
+    assert Path(index.photos) == Path("d e") / layout.folder / photos
+    (sketch,) = map(Path, search.sketch)
+    assert sketch.parent == Path("d e") / layout.folder / sketches
+    assert sketch.name in drawn.CATEGORIES
+    for args in others:
+        assert "a b" in args.save and args.data_path == "d e"
+        options.train_options(getattr(args, "training", []))
 
 
 @pytest.mark.parametrize(("status", "said"), [(3, "exit status 3"), (130, "goes on")])

@@ -236,7 +236,6 @@ def test_tokens_may_come_later_and_stay(place, sketch, gallery_with_tokens, tmp_
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_copies_of_a_photo_stand_in_the_order_of_their_paths(place, tmp_path, tokens):
-    """Also those that come later, and are then encoded alone."""
     checkpoint, photos = tmp_path / "mini.pth", tmp_path / "photos"
     write_checkpoint(checkpoint, classes=["pig"], vit="vit_mini_patch8_48")
     originals = sorted((place / "photos").rglob("*.jpg"))[:6]
@@ -244,8 +243,8 @@ def test_copies_of_a_photo_stand_in_the_order_of_their_paths(place, tmp_path, to
         (photos / str(number)).mkdir(parents=True)
         for original in those:
             shutil.copyfile(originals[original], photos / str(number) / f"{original}.jpg")
-        given = ["--photos", photos, "-l", checkpoint, "--out", tmp_path / "G"]
-        run("index", *given, *["--tokens"] * tokens)
+    given = ["--photos", photos, "-l", checkpoint, "--out", tmp_path / "G"]
+    run("index", *given, *["--tokens"] * tokens)
     disordered = defaultdict(list)
     for mode in MODES:
         shortlist = ["--shortlist", 5] if mode == "rerank" else []

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +17,17 @@ import torch
 from PIL import Image
 from sample_data import write_benchmark
 from sklearn.metrics import average_precision_score
+from training_runs import ROOT, end_well, one_thread, start_together
 
 import test
 from datasets import load_benchmark
 from datasets.images import Preprocessing
 from model import build_model
+from model.zse.method import ZSE
 from model.zse.published import to_published
-from report.pictures import Ranking, draw_sheet
-from retrieval import pictures
+from model.zse.settings import ZSESettings
+from report import results
+from report.pictures import Strip, draw_sheet
 from utils.checkpoints import save_atomically
 from utils.errors import InputError
 
@@ -44,11 +48,11 @@ def checkpoint(tmp_path) -> Path:
 
 def write_checkpoint(path: Path, classes: list[str], **settings) -> None:
     torch.manual_seed(0)
-    method = build_model("zse_sbir", vit="test_vit", **settings)
+    method = build_model(ZSESettings(**{"vit": "vit_least_patch8_32", **settings}))
     content = {
         "format": 1,
         "method": "zse_sbir",
-        "settings": method.settings,
+        "settings": method.settings.of_model(),
         "model": method.state_dict(),
         "epoch": 3,
         "classes": classes,
@@ -153,11 +157,45 @@ def test_no_cache_keeps_and_reads_nothing(data, checkpoint, caplog):
 
 
 def test_the_precision_of_kept_tokens_can_be_chosen(data, checkpoint):
-    kept = {}
+    sizes = []
     for precision in ("fp16", "fp32"):
+        before = set(checkpoint.parent.glob("features/*/*/tokens.*"))
         run(data, "-l", checkpoint, "--testall", "--cache_precision", precision)
-        kept[precision] = {file.name for file in checkpoint.parent.glob("features/*/*/tokens.*")}
-    assert kept == {"fp16": {"tokens.float16"}, "fp32": {"tokens.float16", "tokens.float32"}}
+        files = set(checkpoint.parent.glob("features/*/*/tokens.*")) - before
+        sizes.append(sorted(file.stat().st_size for file in files))
+    numbers = 17 * 48  # tokens of an image, and their width
+    assert sizes == [[12 * 2 * numbers, 15 * 2 * numbers], [12 * 4 * numbers, 15 * 4 * numbers]]
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> Counter:
+    """How many images have been encoded, by modality."""
+    encode, counts = ZSE.encode, Counter()
+
+    def counting(method, images, modality):
+        counts[modality] += len(images)
+        return encode(method, images, modality)
+
+    monkeypatch.setattr(ZSE, "encode", counting)
+    return counts
+
+
+def test_what_one_mode_or_part_has_encoded_no_other_encodes_again(data, checkpoint, encoded):
+    """Of 12 sketches and 15 photos."""
+
+    def newly_encoded(mode, *part):
+        encoded.clear()
+        run(data, "-l", checkpoint, "-r", mode, "--part", *part)
+        return encoded["sketch"], encoded["photo"]
+
+    assert newly_encoded("rn", 2, 3) == (6, 5)
+    assert newly_encoded("sa", 2, 3) == (0, 0)
+    assert newly_encoded("sa", 3, 5) == (2, 2)  # new: 3, 9 of 0, 3, 6, 9, and 5, 10 of 0, 5, 10
+    assert newly_encoded("sa", 3, 5) == (0, 0)
+    assert newly_encoded("rn", 3, 5) == (2, 2)  # the same once more, for their tokens
+    assert newly_encoded("rn", 1, 1) == (12 - 8, 15 - 7)
+    for mode in ("sa", "rn", "rerank"):
+        assert newly_encoded(mode, 1, 1) == newly_encoded(mode, 3, 1) == (0, 0)
 
 
 def test_another_part_can_be_scored(data, checkpoint):
@@ -190,12 +228,12 @@ def test_a_checkpoint_that_has_seen_tested_classes_is_refused(data, tmp_path, ca
 
 
 def test_a_published_checkpoint_brings_its_architecture_and_a_warning(data, tmp_path, caplog):
-    method = build_model("zse_sbir", vit="vit_tiny_patch16_224", hidden=256)
-    ours = {"settings": method.settings, "model": method.state_dict(), "epoch": 1}
+    method = build_model(ZSESettings(vit="vit_tiny_patch16_224"))
+    ours = {"settings": method.settings.of_model(), "model": method.state_dict(), "epoch": 1}
     published = to_published({**ours, "map_all": 0.1, "precision_100": 0.2})
     path = tmp_path / "best_checkpoint.pth"
     save_atomically(published, path)
-    assert run(data, "-l", path, "--testall", "-r", "sa") == 0
+    assert run(data, "-l", path, "-r", "sa") == 0
     assert "does not say which classes" in caplog.text
     content = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert content["checkpoint_epoch"] == 1
@@ -225,7 +263,10 @@ def test_a_rankings_file_that_cannot_be_written_is_refused_before_scoring(
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_two_processes_score_what_one_does(data, checkpoint, tmp_path):
+@pytest.mark.slow
+def test_torchrun_scores_in_two_processes_as_one_does(data, tmp_path):
+    checkpoint = tmp_path / "best_checkpoint.pth"
+    write_checkpoint(checkpoint, classes=["pig"], vit="vit_mini_patch8_48")
     alone, shared = tmp_path / "alone.npz", tmp_path / "shared.npz"
     run(data, "-l", checkpoint, "--testall", "-r", "rn", "--save_rankings", alone)
     content = json.loads(next(tmp_path.glob("*.json")).read_text())
@@ -240,7 +281,7 @@ def test_two_processes_score_what_one_does(data, checkpoint, tmp_path):
     options += ["--testall", "-r", "rn", "--save_rankings", shared]
     done = subprocess.run(
         [sys.executable, *command, *map(str, options)],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -263,17 +304,17 @@ from datasets.images import Preprocessing
 from model.zse.method import ZSE
 from utils.errors import InputError
 
-folder, prepare, encode = Path(sys.argv[1]), Preprocessing.__call__, ZSE.encode
+folder, levels, encode = Path(sys.argv[1]), Preprocessing.levels, ZSE.encode
 
 def prepared(self, file, modality):
     read.append(str(file))
-    return prepare(self, file, modality)
+    return levels(self, file, modality)
 
 def encoded(self, images, modality):
     count[modality] += len(images)
     return encode(self, images, modality)
 
-Preprocessing.__call__, ZSE.encode = prepared, encoded
+Preprocessing.levels, ZSE.encode = prepared, encoded
 ends = {}
 for name, (port, words) in json.loads((folder / "cases.json").read_text()).items():
     os.environ["MASTER_PORT"] = port
@@ -298,7 +339,7 @@ CASES = {  # folder of the checkpoint; options
 STOPPED_AT, BAD = 7, 5  # photos
 
 
-def result(folder, mode):
+def outcome(folder, mode):
     """What JSON and rankings say, without what differs from run to run."""
     content = json.loads(next(folder.glob(f"*.{mode}*.all.json")).read_text())
     own = ("checkpoint", "options", "environment", "seconds")
@@ -338,24 +379,9 @@ def ends(photos_of, tmp_path_factory):
         cases[name] = free_port(), [str(word) for word in words]
     interrupt(cases["half a cache"][1], photos_of("half a cache")[1][STOPPED_AT])
     (folder / "cases.json").write_text(json.dumps(cases))
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", ONE_PROCESS, folder],
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, **world, "RANK": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=200)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "".join(said)
+    script = folder / "one_process.py"
+    script.write_text(ONE_PROCESS)
+    end_well(start_together(script, folder))
     return folder, [json.loads((folder / f"{number}.json").read_text()) for number in (0, 1)]
 
 
@@ -367,30 +393,21 @@ def free_port():
 
 def interrupt(words, photo):
     """Run test.py, which is stopped at this photo."""
-    prepare = Preprocessing.__call__
+    levels = Preprocessing.levels
 
     def stopped(self, file, modality):
         if str(file) == photo:
             raise KeyboardInterrupt
-        return prepare(self, file, modality)
+        return levels(self, file, modality)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Preprocessing, "__call__", stopped)
+        patch.setattr(Preprocessing, "levels", stopped)
         test.main(words)
-
-
-@pytest.fixture
-def one_thread():
-    """As many as each of two processes has: sums are then made in the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("a bad")])
 def test_two_processes_find_what_one_does_and_encode_each_image_once(
-    photos_of, ends, checkpoint, tmp_path, one_thread, name
+    photos_of, ends, checkpoint, tmp_path, name
 ):
     folder, processes = ends
     root, photos = photos_of(name)
@@ -401,8 +418,9 @@ def test_two_processes_find_what_one_does_and_encode_each_image_once(
         photos = []
     words = ["--testall", "--test_sk", 1, "--test_im", 2, *options]
     mode = options[1]
-    run(root, "-l", checkpoint, *words, "--save_rankings", tmp_path / f"{mode}.npz")
-    (alone, one), (together, other) = result(tmp_path, mode), result(folder / place, mode)
+    with one_thread():
+        run(root, "-l", checkpoint, *words, "--save_rankings", tmp_path / f"{mode}.npz")
+    (alone, one), (together, other) = outcome(tmp_path, mode), outcome(folder / place, mode)
     assert together == alone
     for column in ("queries", "gallery", "ranking"):
         np.testing.assert_array_equal(other[column], one[column])
@@ -443,7 +461,7 @@ def expected_sheet(data, rankings, numbers):
         name = query.split("/")[-2]
         images = [Image.open(folder / path) for path in photos]
         right = [each == name for each in classes]
-        drawn.append(Ranking(Image.open(folder / query), name, images, classes, right))
+        drawn.append(Strip(Image.open(folder / query), name, images, classes, right))
     return draw_sheet(drawn, "")
 
 
@@ -477,7 +495,7 @@ def test_the_picture_shows_sketches_spread_over_the_list_with_their_photos(
 def test_a_sheet_s_title_says_what_was_scored_and_how_well(data, checkpoint, monkeypatch):
     titles = []
     monkeypatch.setattr(
-        pictures, "draw_sheet", lambda _, title: titles.append(title) or Image.new("RGB", (1, 1))
+        results, "draw_sheet", lambda _, title: titles.append(title) or Image.new("RGB", (1, 1))
     )
     run(data, "-l", checkpoint, "--testall", "-r", "rn", "--save_pictures", 3)
     value = json.loads(next(checkpoint.parent.glob("*.json")).read_text())["average_precision"]
@@ -514,7 +532,7 @@ def test_what_cannot_lie_beside_the_checkpoint_is_written_into_the_current_folde
 @pytest.mark.parametrize("total", [1, 2, 7, 12, 625])
 @pytest.mark.parametrize("count", [1, 2, 5, 12, 100])
 def test_numbers_are_spread_evenly(count, total):
-    numbers = test._spread(count, total)
+    numbers = results.spread(count, total)
     assert len(numbers) == min(count, total) and set(numbers) <= set(range(total))
     steps = np.diff(numbers).tolist()
     assert min(steps, default=1) > 0 and max(steps, default=1) - min(steps, default=1) <= 1
@@ -530,6 +548,6 @@ def test_relevant_is_the_target_and_not_the_name(data):
         gallery=instances,
         rankings=np.array([[4, 3, 2, 1, 0]] * len(queries)),
     )
-    [ranking] = test._best_photos(evaluation, [1])
-    assert ranking.relevant == [False, True, False, False, False]
-    assert ranking.photo_names == [ranking.query_name] * 5
+    [strip] = results._strips(evaluation, [1])
+    assert strip.relevant == [False, True, False, False, False]
+    assert strip.photo_names == [strip.query_name] * 5

@@ -242,7 +242,7 @@ def build_batches(
 
     draw_settings: more arguments of Draws. cache_images: the folder that keeps prepared pictures.
     loader_settings: more arguments of torch's DataLoader. Where a worker dies, ask
-    training.reading.told_of_dead_worker.
+    training.reading.explain_dead_worker.
     """
     dataset = BATCHES[kind](
         images,

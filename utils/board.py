@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from utils.errors import InputError
@@ -27,6 +28,7 @@ class Board:
             ) from error
         self.folder = folder
         self._writer = None
+        _silence_writing_threads()
         with self._ended_by_refusal():
             self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
@@ -44,8 +46,7 @@ class Board:
 
     def _call(self, act: Callable) -> None:
         if self._writer is not None:
-            with _no_traceback_of_its_thread():
-                act(self._writer)
+            act(self._writer)
 
     @contextmanager
     def _ended_by_refusal(self) -> Iterator[None]:
@@ -60,17 +61,17 @@ class Board:
             )
 
 
-@contextmanager
-def _no_traceback_of_its_thread() -> Iterator[None]:
-    """TensorBoard writes in a thread, whose errors also come back from the next call."""
+@cache
+def _silence_writing_threads() -> None:
+    """Print no traceback of TensorBoard's threads: their errors come back from the next call, too.
+
+    From now on, since a thread may fail at any time.
+    """
     former = threading.excepthook
 
     def report(arguments: threading.ExceptHookArgs) -> None:
-        if not isinstance(arguments.exc_value, OSError):
+        of_board = type(arguments.thread).__module__.startswith("tensorboard.")
+        if not (of_board and isinstance(arguments.exc_value, OSError)):
             former(arguments)
 
     threading.excepthook = report
-    try:
-        yield
-    finally:
-        threading.excepthook = former

@@ -71,12 +71,13 @@ def reserve(file: BinaryIO, first: int, size: int) -> None:
         return
     try:
         os.posix_fallocate(file.fileno(), first, size)
+        return
     except AttributeError:  # a system without it
-        file.truncate(first + size)
+        pass
     except OSError as error:
         if error.errno not in WITHOUT_RESERVING:
             raise
-        file.truncate(first + size)
+    file.truncate(max(first + size, os.fstat(file.fileno()).st_size))
 
 
 def reason(error: BaseException) -> str:

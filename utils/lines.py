@@ -38,7 +38,10 @@ def _line(content: Mapping) -> bytes:
 
 def _checked(line: bytes) -> dict | None:
     checksum, _, text = line.partition(b" ")
-    return json.loads(text) if checksum == b"%08x" % zlib.crc32(text) else None
+    try:
+        return json.loads(text) if checksum == b"%08x" % zlib.crc32(text) else None
+    except ValueError:
+        return None
 
 
 def _ends_in_newline(file: Path) -> bool:

@@ -145,7 +145,7 @@ def draw_photo_of(category: str, number: int, size: int, seed: int) -> tuple[Ima
 
 
 def draw_sketch_of(category: str, number: int, size: int, seed: int) -> tuple[Image.Image, ...]:
-    """The sketch of draw_pair, and its mask: of the same instance, as a sketcher misjudges it."""
+    """The sketch of draw_pair, and its mask: of the same instance, with mistaken proportions."""
     instance, _, hand = _generators(category, number, seed)
     flip = _is_flipped(instance)
     parts = leave_out(CATEGORIES[category](Measures(instance, misjudged=hand)), hand)

@@ -3,7 +3,7 @@
 docs/recipe.md tells how the strong recipe was found, and what did not help.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from model.settings import TrainingSettings, setting
@@ -154,8 +154,8 @@ class ZSESettings(TrainingSettings):
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of each loss, by its name."""
-        names = ("triplet", "relation", "contrastive", "classification")
-        return {name: getattr(self, f"{name}_weight") for name in names}
+        names = [entry.name for entry in fields(self) if entry.name.endswith("_weight")]
+        return {name.removesuffix("_weight"): getattr(self, name) for name in names}
 
     @classmethod
     def recipes(cls, pretrained: bool = True) -> dict[str, TrainingSettings]:

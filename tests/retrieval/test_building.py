@@ -305,8 +305,9 @@ def stop_build(folder, photos, method, monkeypatch, at: int, killed: bool = Fals
 @pytest.mark.parametrize("killed", [False, True])
 @pytest.mark.parametrize("tail", [b"", b'1a2b3c4d {"names":["a/'])
 def test_a_stopped_build_goes_on_where_it_was(
-    tmp_path, photos, sketches, method, monkeypatch, killed, tail
+    tmp_path, photos, sketches, method, monkeypatch, killed, tail, caplog
 ):
+    caplog.set_level("INFO")
     write_photos(photos, ["a/0-broken.jpg"])
     stop_build(tmp_path / "G", photos, method, monkeypatch, 7, killed)
     before = len(method.encoded["photo"])
@@ -316,7 +317,10 @@ def test_a_stopped_build_goes_on_where_it_was(
         file.write(tail)  # a line that was cut short
     with pytest.raises(InputError, match="not finished"):
         Gallery(tmp_path / "G", encoder_of(method))
+    caplog.clear()
     built = build(tmp_path / "G", photos, method)
+    done = PHOTOS + 1 - built.encoded
+    assert done >= before and f"{built.encoded} to encode, {done} unchanged" in caplog.text
     assert built.photos == PHOTOS and len(built.broken) == 1
     assert sorted(method.encoded["photo"]) == list(range(PHOTOS))  # each once
     sizes = [file.stat().st_size for file in (tmp_path / "G").glob("*.rows")]

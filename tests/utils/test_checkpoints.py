@@ -130,6 +130,7 @@ def test_truncated_download_is_named(tmp_path, zipped, share):
     assert "Is the download complete" in fails_naming(tmp_path / "cut.pth")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # of damaged bytes
 @settings(max_examples=200, deadline=None)
 @given(
     zipped=st.booleans(),

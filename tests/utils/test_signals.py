@@ -7,14 +7,6 @@ import pytest
 from utils.signals import SIGNALS, StopSignals, leave_signals_to_main
 
 
-@pytest.fixture(autouse=True)
-def handlers_restored():
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def test_before_a_signal_none_is_received():
     stop = StopSignals()
     assert stop.received is False and stop.number is None
