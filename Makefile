@@ -1,19 +1,27 @@
-# make demo: install what is needed into .venv, draw the built-in benchmark, train on it, show results.
-# make test: install the development tools too, check the style, run the tests.
-# make demo VENV=path, make test VENV=path: the same with another environment.
+# make demo:  install what is needed into .venv, draw the built-in benchmark, train on it, show results.
+# make check: install the development tools too, check the style, run the fast tests.
+# make test:  the same with all tests.
+# make demo VENV=path (also check, test): with another environment. WORKERS=n: processes of tests.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= auto
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-.PHONY: demo test
+.PHONY: demo check test style
 
 demo: $(VENV)/.installed
 	$(BIN)/python quickstart.py
 
-test: $(VENV)/.installed-dev
+check: style
+	$(PYTEST) -m "not slow"
+
+test: style
+	$(PYTEST)
+
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -11,9 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from sample_data import write_benchmark
-from training_runs import assert_equal, assert_same_state, before_step, lines, run, weights
+from training_runs import (
+    Script,
+    assert_equal,
+    assert_same_state,
+    before_step,
+    lines,
+    run,
+    weights,
+    words,
+)
 
-import datasets.images
 import train
 import training.run
 import utils.checkpoints
@@ -171,21 +180,35 @@ def test_mistakes_of_the_code_are_not_explained_away(data, tmp_path, monkeypatch
 # ---- dead workers
 
 
-def test_a_dead_worker_is_one_sentence_with_its_file(data, tmp_path, monkeypatch):
+DYING = """
+import datasets.images, os, runpy, signal
+from pathlib import Path
+
+main, open_image = os.getpid(), datasets.images.open_image
+
+def open_or_die(file, *more):
+    if os.getpid() != main:
+        Path({note!r}).write_text(str(file))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_image(file, *more)
+
+datasets.images.open_image = open_or_die
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_a_dead_worker_is_one_sentence_with_its_file(data, tmp_path):
     """As when a decoder crashes, or the system is out of memory and kills."""
-    main, open_image = os.getpid(), datasets.images.open_image
-
-    def open_or_die(file, *more):
-        if Path(file).name == "photo 2.jpg" and os.getpid() != main:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return open_image(file, *more)
-
-    monkeypatch.setattr(datasets.images, "open_image", open_or_die)
-    with pytest.raises(InputError, match=r"^Data worker \d+ was killed \(Killed\)") as error:
-        run(data, tmp_path, *QUICK, "--datasetLen", "90", "--num_workers", "1")
-    said = str(error.value)
-    assert "photo 2.jpg (named in " in said and "all_photo_filelist_train.txt" in said
-    assert "--num_workers" in said and "\n" not in said
+    note, script = tmp_path / "note", tmp_path / "dying.py"
+    script.write_text(DYING.format(note=str(note)))
+    process = Script(script, *words(data, tmp_path / "run", *QUICK, "--num_workers", "1"))
+    assert process.wait() == 1 and "Traceback" not in process.output
+    said = process.output.splitlines()[-1]
+    assert re.match(r"error: Data worker \d+ was killed \(Killed\)", said)
+    file = note.read_text()
+    kind = "sketch_tx_000000000000_ready" if "sketch" in Path(file).name else "all_photo"
+    assert f"{file} (named in " in said and f"{kind}_filelist_train.txt, line " in said
+    assert "--num_workers" in said
 
 
 # ---- the disk
