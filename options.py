@@ -531,11 +531,19 @@ def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
     return f"{Path(checkpoint).stem}.{args.test_class}.{mode}.{part}.{ending}"
 
 
-def cache_folder(args: argparse.Namespace, root: Path) -> Path | None:
-    """Where prepared training images are kept; root: the folder of their lists. None: nowhere."""
-    if args.cache_images is None:
-        return None
-    return Path(args.cache_images) if args.cache_images else root / "cache_images"
+def run_settings(args: argparse.Namespace, root: Path) -> dict:
+    """The options of train.py that training.run.Run takes, by its names. root: of the lists."""
+    cache = None
+    if args.cache_images is not None:
+        cache = Path(args.cache_images) if args.cache_images else root / "cache_images"
+    return {
+        "seed": args.seed,
+        "workers": args.num_workers,
+        "skip_bad": args.skip_bad,
+        "cache_images": cache,
+        "save_minutes": args.save_minutes,
+        "tensorboard": args.tensorboard,
+    }
 
 
 def changed_options(args: argparse.Namespace, then: Mapping) -> list[str]:

@@ -1,25 +1,25 @@
 """Train one method on one benchmark: one process, or several under torchrun."""
 
 from argparse import Namespace
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import load_benchmark
 from model import build_model, read_checkpoint, rebuild_model
 from options import (
     benchmark_settings,
-    cache_folder,
     changed_options,
     evaluation_settings,
     plain_options,
     ranker_settings,
+    run_settings,
     scored_part,
     train_options,
 )
 from utils.errors import InputError, run_script
 from utils.logs import environment, log, start_logging
 from utils.run_folder import LAST, RUN, RunFolder
-from utils.world import is_main, rank, world_size
+from utils.world import is_main, world_size
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,15 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
         start_logging(folder.log, quiet=not is_main())
         log.info("loading PyTorch")
         from report.curves import draw_curves
-        from training.run import Run
-        from utils.distributed import running_on
-        from utils.precision import flushed_denormals, tf32, trainable
-        from utils.seeds import seed_everything
+        from retrieval.evaluate import evaluate
+        from retrieval.scoring import RANKERS
+        from training.run import Run, prepared
 
-        settings = args.settings
-        with running_on(args.choose_cuda) as device, tf32(settings.tf32), flushed_denormals():
-            args.settings = replace(settings, amp=trainable(settings.amp, device))
-            seed_everything(args.seed, rank())
+        with prepared(args.choose_cuda, args.settings, args.seed) as (device, args.settings):
             data = load_benchmark(
                 args.dataset, args.test_class, args.data_path, **benchmark_settings(args)
             )
@@ -47,21 +43,24 @@ def main(arguments: list[str] | None = None) -> int:
                 data.train,
                 folder,
                 device=device,
-                seed=args.seed,
                 facts={
                     "options": plain_options(args),
                     "classes": data.train.classes() + data.validation.classes(),
                 },
-                workers=args.num_workers,
-                skip_bad=args.skip_bad,
-                cache_images=cache_folder(args, data.train.root),
-                save_minutes=args.save_minutes,
-                tensorboard=args.tensorboard,
+                **run_settings(args, data.train.root),
             )
             if args.resume:
                 run.load_state_dict(checkpoint)
-            _describe(args, data, run, source)
-            status = run.fit(_validation(args, data, run))
+            if not run.is_finished:
+                _describe(args, data, run, source)
+
+            def score(method, queries, gallery):
+                settings = evaluation_settings(args) | {"device": device, "shared": True}
+                settings["amp"] = args.settings.amp
+                how = RANKERS[args.retrieval], ranker_settings(args)
+                return evaluate(method, queries, gallery, *how, **settings)
+
+            status = run.fit(_validation(args, data, run, score))
             folder.draw(draw_curves)
         return status
 
@@ -87,32 +86,23 @@ def _build_method(args: Namespace, data, folder: RunFolder):
     return method, str(source), checkpoint
 
 
-def _validation(args: Namespace, data, run):
-    """A function from a method to its metrics on the classes that choose the best checkpoint."""
-    from retrieval.evaluate import evaluate
-    from retrieval.scoring import RANKERS
+def _validation(args: Namespace, data, run, score: Callable) -> Callable:
+    """A function from a method to its metrics on the classes that choose the best checkpoint.
 
+    score: takes a method, queries and a gallery.
+    """
     every = scored_part(args, data.every)
-    lists = {
+    queries, gallery = {
         "seen": (data.validation.of("sketch"), data.validation.of("photo")),
         "test": (data.queries, data.gallery),
-    }
+        "none": (None, None),
+    }[args.validate]
 
     def validate(method) -> dict[str, float] | None:
-        if args.validate == "none":
+        if queries is None:
             return None
-        queries, gallery = lists[args.validate]
-        evaluation = evaluate(
-            method,
-            queries.every(every["sketch"]),
-            gallery.every(every["photo"]),
-            RANKERS[args.retrieval],
-            ranker_settings(args),
-            device=run.device,
-            amp=args.settings.amp,
-            shared=True,
-            **evaluation_settings(args),
-        )
+        some = queries.every(every["sketch"]), gallery.every(every["photo"])
+        evaluation = score(method, *some)
         run.unreadable |= set(evaluation.skipped)
         return evaluation.metrics
 

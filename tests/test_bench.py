@@ -2,9 +2,9 @@
 
 import json
 
+import least_vit  # noqa: F401
 import pytest
 import torch
-import training_runs  # noqa: F401
 
 import bench
 from benches.plain import plain_network
@@ -17,7 +17,7 @@ from training.picture_cache import PictureCache
 from utils.errors import InputError
 from utils.speed import SIDES, median_seconds, operations_of, peak_memory
 
-SMALL = ["-c", "cpu", "--vit", "vit_least_patch8_32"]  # of training_runs
+SMALL = ["-c", "cpu", "--vit", "vit_least_patch8_32"]  # of least_vit
 CPU = torch.device("cpu")
 
 

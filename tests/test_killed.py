@@ -11,15 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from copies import Script
 from sample_data import write_benchmark
-from training_runs import (
-    Script,
-    assert_equal,
-    assert_same_state,
-    lines,
-    run_as_started,
-    start,
-)
+from training_runs import assert_equal, assert_same_state, lines, run_as_started, start
 
 from utils.checkpoints import load_file
 from utils.files import TEMPORARY
@@ -113,7 +107,7 @@ def test_a_run_killed_five_times_ends_as_one_left_alone(data, tmp_path):
     assert places == sorted(places) and places[-1] < STEPS * EPOCHS
     assert len({file.name for file in torn}) == 2  # of two processes
     assert not any(map(members, sessions))
-    run_as_started(data, killed, *RUN, *SAVE_OFTEN, "--resume", curves=True)
+    run_as_started(data, killed, *RUN, *SAVE_OFTEN, "--resume")
 
     for name in (LAST, BEST):
         one, other = load_file(killed / name), load_file(whole / name)

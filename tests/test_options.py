@@ -549,7 +549,7 @@ def test_bad_values_of_training_alone(words, capsys):
 )
 def test_pictures_are_kept_beside_the_data_unless_a_folder_is_named(words, folder):
     args = options.train_options(words)
-    assert options.cache_folder(args, Path("data/Sketchy")) == folder
+    assert options.run_settings(args, Path("data/Sketchy"))["cache_images"] == folder
 
 
 def test_options_of_training_alone():

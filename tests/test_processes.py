@@ -9,19 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from copies import PATIENCE, ROOT, Script, end_well, start_together
 from sample_data import write_benchmark
-from training_runs import (
-    PATIENCE,
-    ROOT,
-    Script,
-    end_well,
-    lines,
-    one_thread,
-    run,
-    saved_step,
-    start_together,
-    words,
-)
+from training_runs import lines, one_thread, run, saved_step, words
 
 from utils.checkpoints import load_file
 from utils.errors import InputError
@@ -152,6 +142,7 @@ def goes_on_in_one_process(data: Path, save: Path, *more: str) -> None:
     assert load_file(save / LAST)["draws"] == 6 * saved_step(save) > 6 * step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint_to_resume(data, tmp_path, rank):
     options = words(data, tmp_path, *MORE, *LONG, "--batch", "3")

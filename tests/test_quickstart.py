@@ -120,7 +120,7 @@ def test_a_step_that_fails_or_is_stopped_ends_it_with_a_sentence(
 WAITING = """
 import signal, sys, time
 def stop(number, frame):
-    time.sleep(0.5)  # as saving takes
+    time.sleep(0.2)  # as saving takes
     sys.exit(100 + number)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)

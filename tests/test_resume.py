@@ -12,6 +12,7 @@ from training_runs import (
     assert_equal,
     assert_same_state,
     lines,
+    replace_validation,
     run,
     run_as_started,
     saved_step,
@@ -21,14 +22,10 @@ from training_runs import (
     words,
 )
 
-import train
-from model.zse.settings import ZSESettings
 from options import changed_options, plain_options, train_options
 from utils.checkpoints import load_file
 from utils.errors import InputError
 from utils.run_folder import BEST, CURVES, LAST
-
-RECIPES = tuple(ZSESettings.recipes())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +55,7 @@ def test_resuming_nothing_is_refused(data, tmp_path):
         run(data, tmp_path, "--resume")
 
 
-def test_a_finished_run_resumed_says_so_and_changes_nothing(data, finished, caplog):
+def test_resuming_a_finished_run_is_one_sentence_and_changes_nothing(data, finished, caplog):
     before = {file.name for file in finished.iterdir()}
     with caplog.at_level("INFO"):
         assert run(data, finished, *FINISHED, "--resume") == 0
@@ -114,7 +111,7 @@ ALL = {**DECISIVE, **OF_VALIDATION, **OF_THE_NETWORK}
 
 
 def typed(option: str, value: str | bool | None) -> list[str]:
-    """The words that say so on the command line; None: nothing is said."""
+    """The words for this value on the command line; None: no words."""
     if value is None:
         return []
     if isinstance(value, bool):
@@ -129,7 +126,7 @@ for name, (here, _) in ALL.items():
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory) -> Path:
-    """The folder of a run whose one epoch is done; no test may change it."""
+    """The folder of a finished run of one epoch; no test may change it."""
     save = tmp_path_factory.mktemp("finished") / "run"
     run(data, save, *FINISHED)
     before = (save / LAST).read_bytes()
@@ -196,8 +193,15 @@ def test_what_auto_became_may_not_change_with_the_machine(data, tmp_path, monkey
 # ---- in parts as in a piece
 
 
-@pytest.mark.parametrize("ema", ["0", "0.2"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "ema"),
+    [
+        ("strong", "0.2"),
+        ("paper", "0"),
+        pytest.param("strong", "0", marks=pytest.mark.slow),
+        pytest.param("paper", "0.2", marks=pytest.mark.slow),
+    ],
+)
 def test_more_epochs_after_a_finished_run_equal_one_long_run(data, tmp_path, recipe, ema):
     more = ["--recipe", recipe, "--schedule", "constant", "--ema", ema]
     run(data, tmp_path / "short", *more, "--epoch", "1")
@@ -219,8 +223,17 @@ def whole(data, tmp_path_factory) -> Path:
     return save
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
-@pytest.mark.parametrize("step", range(STEPS_AN_EPOCH))
+@pytest.mark.parametrize(
+    ("epoch", "step"),
+    [
+        (0, 1),
+        (1, STEPS_AN_EPOCH - 1),
+        *(
+            pytest.param(*place, marks=pytest.mark.slow)
+            for place in ((0, 0), (0, 2), (1, 0), (1, 1))
+        ),
+    ],
+)
 def test_a_run_stopped_in_any_step_goes_on_as_if_it_had_not(
     data, tmp_path, monkeypatch, whole, epoch, step
 ):
@@ -256,20 +269,15 @@ def test_a_stopped_run_shows_its_curves_and_how_to_go_on(data, tmp_path, monkeyp
 
 def test_a_signal_in_validation_leaves_the_epoch_to_be_validated(data, tmp_path, monkeypatch):
     run(data, tmp_path / "whole")
-    save, validation = tmp_path / "stopped", train._validation
+    save = tmp_path / "stopped"
 
-    def validation_and_stop(*of_run):
-        validate = validation(*of_run)
-
-        def validate_and_stop(method):
-            metrics = validate(method)
-            signal.raise_signal(signal.SIGINT)
-            return metrics
-
-        return validate_and_stop
+    def validate_and_stop(_, validate):
+        metrics = validate()
+        signal.raise_signal(signal.SIGINT)
+        return metrics
 
     with monkeypatch.context() as context:
-        context.setattr(train, "_validation", validation_and_stop)
+        replace_validation(context, validate_and_stop)
         assert run(data, save) == 128 + signal.SIGINT
     stopped = load_file(save / LAST)
     assert (stopped["epoch"], stopped["step"]) == (0, STEPS_AN_EPOCH)
@@ -305,6 +313,7 @@ def uninterrupted(data, tmp_path_factory) -> Path:
     return save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_resuming_equals_an_uninterrupted_run(
     data, tmp_path, number, uninterrupted

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from copies import ROOT, end_well, start_together
 from PIL import Image
 from sample_data import write_benchmark
 from sklearn.metrics import average_precision_score
-from training_runs import ROOT, end_well, one_thread, start_together
+from training_runs import one_thread
 
 import test
 from datasets import load_benchmark
@@ -405,6 +406,7 @@ def interrupt(words, photo):
         test.main(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("a bad")])
 def test_two_processes_find_what_one_does_and_encode_each_image_once(
     photos_of, ends, checkpoint, tmp_path, name
@@ -440,6 +442,7 @@ def test_two_processes_find_what_one_does_and_encode_each_image_once(
     assert not list((folder / place).glob("features/*/*.scores"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("a bad")])
 def test_two_processes_refuse_an_unreadable_photo_in_the_same_words(photos_of, ends, name):
     _, processes = ends
@@ -471,7 +474,7 @@ def expected_sheet(data, rankings, numbers):
         (1, [6]),  # of 12: 4 each of 3 classes
         (3, [2, 6, 10]),
         (5, [1, 3, 6, 8, 10]),
-        (100, range(12)),
+        pytest.param(100, range(12), marks=pytest.mark.slow),
     ],
 )
 def test_the_picture_shows_sketches_spread_over_the_list_with_their_photos(

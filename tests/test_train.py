@@ -10,18 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from copies import ROOT, end_well, start_together
 from sample_data import write_benchmark
 from torch.optim.swa_utils import AveragedModel
-from training_runs import (
-    ROOT,
-    assert_equal,
-    end_well,
-    lines,
-    run,
-    start_together,
-    weights,
-    words,
-)
+from training_runs import assert_equal, lines, run, weights, words
 
 import test
 from datasets import load_benchmark
@@ -166,8 +158,8 @@ def test_the_average_is_that_of_the_steps_written_out(data, tmp_path, monkeypatc
     monkeypatch.setattr(AveragedModel, "update_parameters", record)
     run(data, tmp_path, "--ema", "0.24", "--validate", "none")
     average = steps[0]
-    for taken, weights_now in enumerate(steps[1:], start=1):
-        decay = [None, 2 / 11, 0.24, 0.24, 0.24, 0.24][taken]  # 3 / 12 and more are too much
+    for number, weights_now in enumerate(steps[1:], start=1):
+        decay = [None, 2 / 11, 0.24, 0.24, 0.24, 0.24][number]  # 3 / 12 and more are too much
         average = {n: decay * average[n] + (1 - decay) * t for n, t in weights_now.items()}
     last, best = load_file(tmp_path / LAST), load_file(tmp_path / BEST)
     assert len(steps) == 6 and best["epoch"] == 2
@@ -208,7 +200,7 @@ def test_bf16_trains_and_differs_little_from_full_precision(data, tmp_path, reci
 
 
 @pytest.mark.parametrize("validate", ["seen", "none", "test"])
-def test_opens_images_of_unseen_classes_only_if_told_to(data, tmp_path, validate):
+def test_opens_images_of_unseen_classes_only_to_validate_on_them(data, tmp_path, validate):
     opened: set[str] = set()
     active = True
 
@@ -218,7 +210,7 @@ def test_opens_images_of_unseen_classes_only_if_told_to(data, tmp_path, validate
 
     sys.addaudithook(record)  # sees every open() of this process, the image library's too
     try:
-        run(data, tmp_path / "run", "--validate", validate)
+        run(data, tmp_path / "run", "--validate", validate, "--epoch", "1")
     finally:
         active = False
     unseen = (data / "Sketchy/zeroshot1/cname_cid_zero.txt").read_text().split("\n")
@@ -242,7 +234,7 @@ def test_without_validation_all_classes_are_trained_and_the_last_epoch_is_best(d
     assert len(json.loads((tmp_path / "run" / RUN).read_text())["seen_classes"]) == 6
 
 
-def test_what_draws_are_told_reaches_training(data, tmp_path):
+def test_options_of_draws_reach_training(data, tmp_path):
     """At a learning rate of 0, so that the losses differ by the pictures alone."""
     found = []
     for number, kind in enumerate(("none", "light", "none")):
@@ -253,7 +245,7 @@ def test_what_draws_are_told_reaches_training(data, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_so_many_classes_are_validated_on_as_asked(data, tmp_path, count):
+def test_as_many_classes_are_validated_on_as_the_option_says(data, tmp_path, count):
     run(data, tmp_path, "--epoch", "1", "--validation_classes", str(count))
     described = json.loads((tmp_path / RUN).read_text())
     validated, trained = described["validation"]["classes"], described["seen_classes"]
@@ -350,10 +342,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(data, tmp_path):
 )
 def test_what_auto_became_stands_in_the_json(data, tmp_path, monkeypatch, dtype, said):
     """fp16, which GPUs without bfloat16 would take, needs scaled losses: then it is off."""
-    asked, seen, losses = [], [], ZSE.losses
+    wanted, seen, losses = [], [], ZSE.losses
 
     def dtype_of(amp, device):
-        asked.append(amp)
+        wanted.append(amp)
         return dtype
 
     def losses_in(method, batch, progress):
@@ -363,7 +355,7 @@ def test_what_auto_became_stands_in_the_json(data, tmp_path, monkeypatch, dtype,
     monkeypatch.setattr(precision, "dtype_of", dtype_of)
     monkeypatch.setattr(ZSE, "losses", losses_in)
     run(data, tmp_path, "--amp", "auto", "--epoch", "1", "--validate", "none")
-    assert asked == ["auto"] and seen == [said == "bf16"] * 3
+    assert wanted == ["auto"] and seen == [said == "bf16"] * 3
     assert json.loads((tmp_path / RUN).read_text())["options"]["amp"] == said
     assert load_file(tmp_path / LAST)["options"]["amp"] == said
 
@@ -399,7 +391,7 @@ def test_what_costs_no_accuracy_changes_no_weight_to_the_bit(data, tmp_path, pla
 
 def test_clipping_changes_what_is_learned(data, tmp_path, plain):
     run(data, tmp_path, *THOROUGH, "--clip", "1e-3")
-    assert lines(tmp_path, "steps")[0]["gradient_norm"] > 1e-3  # told as it was before
+    assert lines(tmp_path, "steps")[0]["gradient_norm"] > 1e-3  # as before it was clipped
     now, before = weights(tmp_path), weights(plain)
     assert any(not torch.equal(now[name], before[name]) for name in before)
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from copies import Script
 from sample_data import write_benchmark
 from training_runs import (
-    Script,
     assert_equal,
     assert_same_state,
     before_step,
     lines,
+    replace_validation,
     run,
     weights,
     words,
 )
 
-import train
 import training.run
 import utils.checkpoints
 from model.zse.method import ZSE
@@ -237,35 +237,41 @@ def disk(monkeypatch) -> Disk:
     return Disk(monkeypatch)
 
 
-@pytest.fixture
-def scores(monkeypatch):
-    """A function that sets the scores of the epochs."""
+def score(monkeypatch, *maps: float) -> None:
+    """Set the scores of the epochs."""
 
-    def of_epochs(*maps: float) -> None:
-        def validation(args, data, run):
-            return lambda method: {"map_all": maps[run.epoch], "precision_100": 0.5}
+    def scores(run, _):
+        return {"map_all": maps[run.epoch], "precision_100": 0.5}
 
-        monkeypatch.setattr(train, "_validation", validation)
-
-    return of_epochs
+    replace_validation(monkeypatch, scores)
 
 
-@pytest.mark.parametrize(("times", "ema"), [(1, "0"), (3, "0.5"), (5, "0"), (30, "0.5")])
+@pytest.fixture(scope="module", params=["0", "0.5"])
+def scored(data, tmp_path_factory, request) -> tuple[Path, str]:
+    """The folder of a run with the best epoch first, and the decay of its average."""
+    save = tmp_path_factory.mktemp("scored") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        score(patch, 0.9, 0.1)
+        run(data, save, "--ema", request.param)
+    return save, request.param
+
+
+@pytest.mark.parametrize("times", [1, 3, 5, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_disk_that_refuses_for_a_while_ends_nothing(
-    data, tmp_path, disk, scores, caplog, times, ema
+    data, tmp_path, disk, scored, monkeypatch, caplog, times
 ):
-    """The best epoch is the first, whose weights have changed since where they come late."""
-    scores(0.9, 0.1)
-    run(data, tmp_path / "whole", "--ema", ema)
+    """The best epoch is the first; when it is written late, training has changed the weights."""
+    whole, ema = scored
+    score(monkeypatch, 0.9, 0.1)
     disk.refuses = lambda: len(disk.refused) < times
     with caplog.at_level("INFO"):
         assert run(data, tmp_path / "refused", "--ema", ema) == 0
     assert len(disk.refused) == times
-    states = [load_file(tmp_path / name / LAST) for name in ("refused", "whole")]
+    states = [load_file(save / LAST) for save in (tmp_path / "refused", whole)]
     assert states[0]["epoch"] == 2
     assert_same_state(*states)
     for name in (BEST, LAST):
-        assert_equal(weights(tmp_path / "refused", name), weights(tmp_path / "whole", name))
+        assert_equal(weights(tmp_path / "refused", name), weights(whole, name))
     assert load_file(tmp_path / "refused" / BEST)["epoch"] == 1
     assert f"{LAST} cannot be written" in caplog.text and os.strerror(errno.ENOSPC) in caplog.text
     assert f"{LAST} is written again" in caplog.text
@@ -281,7 +287,7 @@ def test_a_disk_that_refuses_to_the_end_is_tried_until_a_signal(data, tmp_path, 
         run(data, tmp_path, *QUICK)
 
 
-def test_a_stop_that_cannot_be_saved_says_so(data, tmp_path, disk, monkeypatch):
+def test_a_stop_that_cannot_be_saved_is_an_error(data, tmp_path, disk, monkeypatch):
     def refuse_and_stop():
         disk.refuses = lambda: True
         signal.raise_signal(signal.SIGTERM)
@@ -297,7 +303,7 @@ def test_a_folder_that_vanishes_is_made_anew(data, tmp_path, monkeypatch, caplog
     save = tmp_path / "vanishes"
     before_step(monkeypatch, lambda: shutil.rmtree(save), epoch=0, step=1)
     with caplog.at_level("INFO"):
-        assert run(data, save, curves=True) == 0
+        assert run(data, save) == 0
     assert "vanished" in caplog.text
     assert_same_state(load_file(save / LAST), load_file(tmp_path / "whole" / LAST))
     assert_equal(weights(save, BEST), weights(tmp_path / "whole", BEST))

@@ -1,5 +1,6 @@
 """Run: what a training run is made of, its state to save and load, its epochs."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,16 +14,18 @@ from datasets.benchmark import ImageList
 from datasets.images import Preprocessing
 from model import checkpoint_of
 from model.method import Method
+from model.settings import TrainingSettings
 from training.batches import EpochSampler, build_batches
+from training.errors import explain_error
 from training.loop import NonFiniteLossError, train_one_epoch
 from training.optimizer import Average, build_optimizer
-from training.reading import explain_dead_worker
 from utils.board import Board
-from utils.distributed import gather_objects, is_lost_process, wait_for_all
+from utils.distributed import gather_objects, running_on, wait_for_all
 from utils.errors import InputError
 from utils.logs import duration, log
+from utils.precision import flushed_denormals, tf32, trainable
 from utils.run_folder import BEST, LAST, RunFolder
-from utils.seeds import seed_step
+from utils.seeds import seed_everything, seed_step
 from utils.signals import StopSignals, leave_signals_to_main
 from utils.world import rank, world_size
 
@@ -31,6 +34,20 @@ NOT_FINITE = "not_finite.json"
 SCORES = ("map_all", "precision_100")  # which published checkpoints hold
 
 Metrics = dict[str, float]
+
+
+@contextmanager
+def prepared(
+    choice: str, settings: TrainingSettings, seed: int
+) -> Iterator[tuple[torch.device, TrainingSettings]]:
+    """The device that -c names, and settings with the precision that it trains in; until the end.
+
+    Meanwhile this process is joined to the others and computes as the settings say. Random numbers
+    are seeded, differently in each process.
+    """
+    with running_on(choice) as device, tf32(settings.tf32), flushed_denormals():
+        seed_everything(seed, rank())
+        yield device, replace(settings, amp=trainable(settings.amp, device))
 
 
 class Run:
@@ -100,6 +117,11 @@ class Run:
         self.started = self.saved = time.monotonic()
 
     @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.settings.epochs
+
+    @property
     def seconds(self) -> float:
         """The time of training and validation, in all parts of the run."""
         return self.seconds_before + time.monotonic() - self.started
@@ -162,7 +184,7 @@ class Run:
         the last epoch counts as the best.
         """
         epochs = self.settings.epochs
-        if self.epoch >= epochs:
+        if self.is_finished:
             log.info("%s: has finished its %d epochs already.", self.folder.path, self.epoch)
             return 0
         model = self._parallel()
@@ -303,7 +325,7 @@ class Run:
             raise InputError(f"stopped by a signal {where}, which could not be saved; see above.")
         self._close_board()
         log.info("Stopped by a signal %s; saved. Go on with the same command and --resume.", where)
-        return 128 + self.stop.number
+        return 128 + (self.stop.number or signal.SIGTERM)  # another process has received it
 
     def _close_board(self) -> None:
         if self.board:
@@ -317,27 +339,11 @@ class Run:
         except NonFiniteLossError as error:
             raise self._described(error) from error
         except (RuntimeError, MemoryError) as error:
-            explained = self._explain(error)
+            last = self.folder.path / LAST
+            explained = explain_error(error, self.device, self.batches, last)
             if explained is None:
                 raise
             raise explained from error
-
-    def _explain(self, error: Exception) -> InputError | None:
-        """The meaning of an error of torch for the user; None: not known."""
-        reason = str(error).split("\n")[0] or type(error).__name__
-        if is_lost_process(error):
-            return InputError(
-                f"another process of this run has gone ({reason}). Go on from "
-                f"{self.folder.path / LAST} with --resume."
-            )
-        no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if no_memory or "can't allocate memory" in reason:
-            return InputError(
-                f"{self.device}: its memory does not suffice ({reason}). Lower --batch (with "
-                "--accumulate a step has as many draws all the same), or add --checkpoint_blocks "
-                "or --amp bf16."
-            )
-        return explain_dead_worker(self.batches, error)
 
     def _described(self, error: NonFiniteLossError) -> InputError:
         """The same error, with losses and files in a JSON file."""

@@ -203,8 +203,7 @@ def test_a_sketch_is_shown_as_its_file_is_and_as_the_network_sees_it(tmp_path, g
     (tmp_path / "b.svg").write_text("<svg/>")
     scores = [0.5] * 5
     found = [
-        found_for(tmp_path / name, gallery, scores, image=black)
-        for name in ("a.png", "b.svg")
+        found_for(tmp_path / name, gallery, scores, image=black) for name in ("a.png", "b.svg")
     ]
     sections = list(report.found._sections(out / STRIPS, gallery, found, 5))
     shades = {
