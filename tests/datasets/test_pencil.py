@@ -16,6 +16,8 @@ from datasets.synthetic.benchmark import draw_sketch_of
 from datasets.synthetic.drawn import CATEGORIES
 from utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SIDE = 400
 SEE = Preprocessing(size=224, mean=(0.5,) * 3, std=(0.5,) * 3, crop=True)
 

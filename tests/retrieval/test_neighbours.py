@@ -157,6 +157,7 @@ def test_recall_with_fewer_vectors_than_are_to_be_found(vectors):
     assert recall_of_photos(Index(vectors[:3], "ivf", CPU), vectors[:3]) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["torch", "faiss"])
 def test_torch_and_faiss_live_together_whichever_comes_first(first):
     """Each brings an OpenMP of its own."""

@@ -230,6 +230,7 @@ def ended():
     return printed, [process.returncode for process in processes]
 
 
+@pytest.mark.slow
 def test_an_error_of_torch_about_a_process_that_has_gone_is_known(ended):
     printed, codes = ended
     assert printed[0][1:] == ["True"] and codes == [0, 3]

@@ -7,6 +7,8 @@ from full_disk import run_with_limits
 
 from utils.run_folder import LAST, METRICS
 
+pytestmark = pytest.mark.slow
+
 SHARES = (0, 0.001, 0.2, 0.7, 0.999)
 CHECKPOINTS = """
 import sys, torch

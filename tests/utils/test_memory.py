@@ -23,6 +23,7 @@ if keep_freed_memory():
 """
 
 
+@pytest.mark.slow
 def test_a_tensor_gets_the_memory_of_the_last_one():
     command = [sys.executable, "-c", COUNT]
     pages = subprocess.run(command, capture_output=True, text=True, check=True).stdout

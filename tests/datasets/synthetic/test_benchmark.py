@@ -30,6 +30,8 @@ from datasets.synthetic.drawn import CATEGORIES
 from datasets.synthetic.drawn.shapes import Measures
 from utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"instances": 2, "size": 24, "seed": 5}
 SMALLEST = {"instances": 1, "size": 8}
 LISTS = {"photo": "all_photo_filelist_{}.txt", "sketch": "sketch_filelist_{}.txt"}

@@ -52,6 +52,8 @@ from datasets.synthetic.drawn.sketch import (
     leave_out,
 )
 
+pytestmark = pytest.mark.slow
+
 STRAIGHT = Pose(np.eye(2) / 2, np.array([0.5, 0.5]))  # the unit square fills the picture
 SIZE = 48
 

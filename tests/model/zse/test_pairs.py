@@ -165,7 +165,8 @@ def test_threads_score_what_one_does_and_their_number_stays(mode, encoded, monke
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_compiled_scores_are_the_same(encoded):
+def test_compiled_scores_are_the_same(encoded, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # torch's own forgets the CPU
     method, queries, gallery = encoded(shortcut=True)
     score = method.pair_scorer(torch.float32, compiled=True)
     made = score(score.prepare(queries, "sketch"), score.prepare(gallery, "photo"))
