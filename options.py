@@ -494,15 +494,14 @@ def ranker_settings(args: argparse.Namespace) -> dict:
     return {name: getattr(args, name) for name in names if name in args}
 
 
-def evaluation_settings(args: argparse.Namespace) -> dict:
+def encoder_settings(args: argparse.Namespace) -> dict:
+    """The options that retrieval.encoder.Encoder takes, by its names."""
+    return {"views": args.views, "workers": args.num_workers, "skip_bad": args.skip_bad}
+
+
+def block_settings(args: argparse.Namespace) -> dict:
     """The options that retrieval.evaluate.evaluate() takes, by its names."""
-    return {
-        "views": args.views,
-        "query_block": args.test_sk,
-        "gallery_block": args.test_im,
-        "workers": args.num_workers,
-        "skip_bad": args.skip_bad,
-    }
+    return {"query_block": args.test_sk, "gallery_block": args.test_im}
 
 
 def scored_part(args: argparse.Namespace, published: Mapping[str, int]) -> dict[str, int]:

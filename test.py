@@ -7,7 +7,8 @@ from pathlib import Path
 from datasets import load_benchmark
 from model import load_model
 from options import (
-    evaluation_settings,
+    block_settings,
+    encoder_settings,
     plain_options,
     ranker_settings,
     result_name,
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         _check_unseen(path, checkpoint, queries, args.allow_seen)
         log.info("%d sketches against %d photos, -r %s", len(queries), len(gallery), args.retrieval)
         store = None if args.no_cache else features_of(path)
-        evaluation = _evaluate(method.to(device), queries, gallery, args, device, store)
+        encoder = _encoder(method.to(device), device, args, store)
+        evaluation = _evaluate(encoder, queries, gallery, args)
         if is_main():
             about = {
                 "checkpoint": str(path),
@@ -103,7 +105,21 @@ def _check_unseen(path: Path, checkpoint: dict, queries, allow_seen: bool) -> No
     log.warning("not zero-shot: the checkpoint was trained on %s.", ", ".join(tested))
 
 
-def _evaluate(method, queries, gallery, args: Namespace, device, store: Path | None):
+def _encoder(method, device, args: Namespace, store: Path | None):
+    from retrieval.encoder import Encoder
+    from utils.precision import dtype_of
+
+    return Encoder(
+        method,
+        device,
+        dtype=dtype_of(args.amp, device),
+        store=store,
+        precision=args.cache_precision,
+        **encoder_settings(args),
+    )
+
+
+def _evaluate(encoder, queries, gallery, args: Namespace):
     """Score; InputError where the GPU's memory does not suffice."""
     import torch
 
@@ -112,23 +128,19 @@ def _evaluate(method, queries, gallery, args: Namespace, device, store: Path | N
 
     try:
         return evaluate(
-            method,
+            encoder,
             queries,
             gallery,
             RANKERS[args.retrieval],
             ranker_settings(args),
-            amp=args.amp,
             compiled=args.compile,
-            device=device,
             shared=True,
-            store=store,
-            precision=args.cache_precision,
-            **evaluation_settings(args),
+            **block_settings(args),
         )
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"{device}: its memory does not suffice ({str(error).splitlines()[0]}). Take fewer "
-            "images at a time (--test_sk 16 --test_im 16), or --amp auto."
+            f"{encoder.device}: its memory does not suffice. Take fewer images at a time "
+            "(--test_sk 16 --test_im 16), or --amp auto."
         ) from error
 
 

@@ -8,8 +8,9 @@ from datasets import load_benchmark
 from model import build_model, read_checkpoint, rebuild_model
 from options import (
     benchmark_settings,
+    block_settings,
     changed_options,
-    evaluation_settings,
+    encoder_settings,
     plain_options,
     ranker_settings,
     run_settings,
@@ -29,9 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         start_logging(folder.log, quiet=not is_main())
         log.info("loading PyTorch")
         from report.curves import draw_curves
+        from retrieval.encoder import Encoder
         from retrieval.evaluate import evaluate
         from retrieval.scoring import RANKERS
         from training.run import Run, prepared
+        from utils.precision import dtype_of
 
         with prepared(args.choose_cuda, args.settings, args.seed) as (device, args.settings):
             data = load_benchmark(
@@ -55,10 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
                 _describe(args, data, run, source)
 
             def score(method, queries, gallery):
-                settings = evaluation_settings(args) | {"device": device, "shared": True}
-                settings["amp"] = args.settings.amp
+                dtype = dtype_of(args.settings.amp, device)
+                encoder = Encoder(method, device, dtype=dtype, **encoder_settings(args))
                 how = RANKERS[args.retrieval], ranker_settings(args)
-                return evaluate(method, queries, gallery, *how, **settings)
+                blocks = block_settings(args)
+                return evaluate(encoder, queries, gallery, *how, shared=True, **blocks)
 
             status = run.fit(_validation(args, data, run, score))
             folder.draw(draw_curves)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from benches.figures import megabytes, peaks_of
-from benches.noise import draw_noise
+from benches.noise import Vectors, draw_noise
 from benches.plain import BLOCK, figures_of_plain, plain_pair
 from datasets import DATASETS
 from model import build_model
@@ -21,6 +21,7 @@ from model.method import Method
 from model.zse.settings import ZSESettings
 from options import SHORTLIST
 from retrieval.blocks import ON_CPU, ON_GPU, block_sizes
+from retrieval.encoder import Encoder
 from retrieval.evaluate import CHECKED, Meter
 from retrieval.evaluate import evaluate as score
 from retrieval.metrics import METRICS
@@ -115,7 +116,7 @@ def metrics(args: Namespace, device: torch.device) -> dict:
 
     def measure() -> None:
         gallery = Photos({"retrieval": photos}, names, device=device, block=block)
-        meter = Meter(ByVectors(_Vectors(), gallery), photo_targets)
+        meter = Meter(ByVectors(Vectors(), gallery), photo_targets)
         for first in range(0, args.queries, block):
             some = slice(first, first + block)
             found = meter.scores({"retrieval": queries[some].to(device)}, query_targets[some])
@@ -153,8 +154,8 @@ def evaluate(args: Namespace, device: torch.device) -> dict:
         gallery = draw_noise(Path(folder), "photo", args.images, SEED)
 
         def run(ranker, some, photos=gallery):
-            compiled = {"compiled": args.compile} if ranker.reads_pairs else {}
-            return score(method, some, photos, ranker, device=device, amp=args.amp, **compiled)
+            encoder = Encoder(method, device, dtype=dtype)
+            return score(encoder, some, photos, ranker, compiled=args.compile)
 
         run(ByVectors, queries.every(args.images), gallery.every(args.images))  # warms up
         encoded.clear()
@@ -191,12 +192,6 @@ def _costs(of_image: float, of_pair: float) -> dict:
             seconds = (sketches + photos) * of_image + min(count, sketches * photos) * of_pair
             hours[f"{split.title}, {mode}: hours (extrapolated)"] = seconds / 3600
     return hours
-
-
-class _Vectors:
-    """A method whose features are drawn."""
-
-    similarity = Method.similarity
 
 
 def _build(args: Namespace, device: torch.device) -> Method:

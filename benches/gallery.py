@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from benches.figures import megabytes
-from model.method import Method
+from benches.noise import Vectors
 from retrieval.neighbours import KINDS, Index, measured_recall
 from retrieval.scoring import ByVectors, Photos
 from utils.speed import median_seconds
@@ -27,7 +27,7 @@ def gallery(args: Namespace, device: torch.device) -> dict:
         started = time.perf_counter()
         index, seconds = Index(vectors, kind, device), []
         built = time.perf_counter() - started
-        ranker = ByVectors(_Vectors(), photos, index=index)
+        ranker = ByVectors(Vectors(), photos, index=index)
         for query in ({"retrieval": q} for q in queries[: args.timed].split(1)):
             seconds.append(median_seconds(partial(ranker.rank, query, 10), device, 1))
         figures |= {
@@ -37,12 +37,6 @@ def gallery(args: Namespace, device: torch.device) -> dict:
             f"{kind}: recall@10 against exact": measured_recall(index, queries, vectors, 10),
         }
     return figures | {"peak memory MB": megabytes(device)}
-
-
-class _Vectors:
-    """A method whose features are drawn."""
-
-    similarity = Method.similarity
 
 
 def _clusters(args: Namespace) -> tuple[torch.Tensor, torch.Tensor]:

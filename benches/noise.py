@@ -1,4 +1,4 @@
-"""Images without meaning, to measure with."""
+"""Images and vectors without meaning, to measure with."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -7,9 +7,16 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from datasets.benchmark import ImageList
+from model.method import Method
 
 SIDE = 256  # px
 STROKES, PATCHES = 8, 16
+
+
+class Vectors:
+    """In the place of a method, where its retrieval vectors are drawn."""
+
+    similarity = Method.similarity
 
 
 def noise_list(root: Path, names: list[str], targets: np.ndarray, modality: str) -> ImageList:

@@ -55,11 +55,11 @@ def split_numbers(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
 def merge_blocks(one: Block, other: Block) -> Block:
     """Two blocks of one group, in the order of the numbers."""
     numbers = np.array([*one.numbers, *other.numbers])
-    order = torch.from_numpy(numbers.argsort())
+    order = numbers.argsort()
     features = {}
     for name in {**one.features, **other.features}:
         parts = [block.features[name] for block in (one, other) if name in block.features]
-        features[name] = torch.cat(parts)[order.to(parts[0].device)]
+        features[name] = torch.cat(parts)[torch.from_numpy(order).to(parts[0].device)]
     return Block(numbers[order].tolist(), features, one.faults | other.faults)
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from retrieval.blocks import block_sizes
 from retrieval.encoder import Encoder
 from retrieval.gallery import FORMAT, GALLERY, check_weights, read_gallery
 from retrieval.neighbours import KINDS, Index, compares_cosines, recall_of_photos
 from retrieval.store import FeatureStore, state_of
 from retrieval.stored import open_store
 from utils.errors import InputError
-from utils.files import written_whole
+from utils.files import reason, written_whole
 from utils.logs import log
 from utils.precision import tf32
 
@@ -60,7 +59,7 @@ def build_gallery(
     """Bring a gallery up to date with a list of photos.
 
     images: with paths relative to their `root`. checkpoint: the file of the weights. tokens: keep
-    all that pair scores read; a gallery that keeps it goes on doing so. kind: in
+    all that pair scores read; a gallery that keeps it goes on doing so. kind: a key of
     retrieval.neighbours.KINDS; None: as it was, exact at first. features: a folder of stores, from
     which rows are copied where they are of the same photos. A build that was stopped goes on.
     Raises InputError where the folder holds something else, a gallery of other weights or settings,
@@ -81,7 +80,7 @@ def build_gallery(
         store.start_writing()
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written ({error.strerror or error}). Wait for the other program, "
+            f"{folder}: cannot be written ({reason(error)}). Wait for the other program, "
             "or choose another folder."
         ) from error
     try:
@@ -120,11 +119,11 @@ class _Build:
             "%d images: %d to encode, %d unchanged, %d copied from evaluations.",
             *(len(self.paths), len(new), len(self.paths) - len(missing), len(copied)),
         )
-        self._encode(new)
+        faults = self._encode(new)
         done = time.perf_counter()
-        faults = {path: self.store.fault(path) for path in self.paths}
-        good = [path for path, fault in faults.items() if fault is None]
-        broken = [fault for fault in faults.values() if fault is not None]
+        unreadable = {self.paths[number] for number in faults}
+        good = [path for path in dict.fromkeys(self.paths) if path not in unreadable]
+        broken = list(faults.values())
         _warn_of(broken, self.store.folder)
         if not good:
             raise InputError(
@@ -132,18 +131,20 @@ class _Build:
             )
         listed = self.former["photos"] + self.former["broken"] if self.former else []
         try:
-            self.store.keep_only(self.paths)
+            self.store.keep_only(good)
             content = self._content(good, checkpoint)
             self.store.sync()
             with written_whole(self.store.folder / GALLERY) as file:
                 file.write((json.dumps(content) + "\n").encode())
         except OSError as error:
-            raise InputError(f"{self.store.folder}: cannot be written ({error}).") from error
+            raise InputError(
+                f"{self.store.folder}: cannot be written ({reason(error)})."
+            ) from error
         self.store.remove_former()
         _remove_other_indexes(self.store.folder, content["index"]["file"])
         return Built(
             photos=len(good),
-            encoded=len(new),
+            encoded=len(new) - len(broken),
             copied=len(copied),
             removed=len(set(listed) - set(self.paths)),
             broken=broken,
@@ -155,34 +156,31 @@ class _Build:
 
     def _missing(self) -> list[int]:
         """Numbers of the photos that the store does not have, or not as they were written."""
-        known = np.flatnonzero(self.store.known(self.paths, self.states, self.names))
-        good = [number for number in known if self.store.fault(self.paths[number]) is None]
-        sound = self.store.sound([self.paths[number] for number in good], self.names)
-        if not sound.all():
+        known = self.store.known(self.paths, self.states, self.names)
+        there = np.flatnonzero(known)
+        known[there] = self.store.sound([self.paths[number] for number in there], self.names)
+        if not known[there].all():
             log.warning("%s: damaged rows are encoded again.", self.store.folder)
-        damaged = {number for number, is_sound in zip(good, sound, strict=True) if not is_sound}
-        there = set(known.tolist()) - damaged
-        return [number for number in range(len(self.paths)) if number not in there]
+        return np.flatnonzero(~known).tolist()
 
     def _copy(self, features: Path, missing: list[int]) -> list[int]:
         """Copy the rows of these photos that an evaluation has kept; numbers of the photos."""
         source = open_store(features, self.encoder.key("photo"), self.encoder.types)
         names = [os.path.abspath(self.images.file(number)) for number in missing]
         states = [self.states[number] for number in missing]
-        known = np.flatnonzero(source.known(names, states, self.names))
-        there = [place for place in known.tolist() if source.fault(names[place]) is None]
-        sound = source.sound([names[place] for place in there], self.names)
-        there = [place for place, is_sound in zip(there, sound, strict=True) if is_sound]
+        there = np.flatnonzero(source.known(names, states, self.names))
+        there = there[source.sound([names[place] for place in there], self.names)].tolist()
         for first in range(0, len(there), COPIED):
             places = there[first : first + COPIED]
             rows = {f: source.read(f, [names[p] for p in places]) for f in self.names}
-            self._add([missing[place] for place in places], rows, {})
+            self._add([missing[place] for place in places], rows)
         return [missing[place] for place in there]
 
-    def _encode(self, missing: list[int]) -> None:
-        """Encode these photos, by blocks, each stored at once."""
+    def _encode(self, missing: list[int]) -> dict[int, str]:
+        """Encode these photos, by blocks, each stored at once; sentences about unreadable ones."""
+        faults: dict[int, str] = {}
         encoder = self.encoder
-        _, size = block_sizes(encoder.method, encoder.device, encoder.dtype, photos=0, pairs=False)
+        _, size = encoder.block_sizes(photos=0, pairs=False)
         reserved, left = False, len(missing)
         with tf32(allowed=False):
             images = self.images.select(np.array(missing, dtype=np.int64))
@@ -191,9 +189,11 @@ class _Build:
                 if rows and not reserved:
                     self._reserve(rows, left)
                     reserved = True
-                faults = {missing[number]: fault for number, fault in block.faults.items()}
-                self._add([missing[number] for number in block.numbers], rows, faults)
-                left -= len(block.numbers) + len(faults)
+                if rows:
+                    self._add([missing[number] for number in block.numbers], rows)
+                faults |= {missing[number]: fault for number, fault in block.faults.items()}
+                left -= len(block.numbers) + len(block.faults)
+        return faults
 
     def _reserve(self, rows: dict[str, np.ndarray], photos: int) -> None:
         """Have the disk set space aside. Raises InputError where it has too little."""
@@ -202,18 +202,18 @@ class _Build:
             size = self.store.reserve({n: r.shape[1:] for n, r in rows.items()}, photos)
         except OSError as error:
             raise InputError(
-                f"{folder}: {error.strerror or error}. Make room, or leave --tokens out."
+                f"{folder}: {reason(error)}. Make room, or leave --tokens out."
             ) from error
         of_photo = size / photos / 1e3
         log.info("%s: %.1f MB for these, %.1f kB a photo.", folder, size / 1e6, of_photo)
 
-    def _add(self, numbers: list[int], rows: dict[str, np.ndarray], faults: dict[int, str]) -> None:
-        states = {self.paths[n]: self.states[n] for n in (*numbers, *faults)}
+    def _add(self, numbers: list[int], rows: dict[str, np.ndarray]) -> None:
+        names, states = [self.paths[n] for n in numbers], [self.states[n] for n in numbers]
         try:
-            self.store.add(states, rows, {self.paths[n]: fault for n, fault in faults.items()})
+            self.store.add(names, states, rows)
         except OSError as error:
             raise InputError(
-                f"{self.store.folder}: cannot be written ({error.strerror or error}). What was "
+                f"{self.store.folder}: cannot be written ({reason(error)}). What was "
                 "encoded is kept; make room and run the same command to go on."
             ) from error
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.images import ImageSource, Preprocessing
 from datasets.unlabelled import LooseImages
 from model.method import Features, Method
-from retrieval.blocks import Block, merge_blocks, split_numbers
+from retrieval.blocks import Block, block_sizes, merge_blocks, split_numbers
 from retrieval.stored import StoredList, StoredRows, fingerprint, open_stored_list
 from retrieval.views import encode_views
 from utils.distributed import broadcast, from_main, gather_objects
@@ -36,7 +36,7 @@ class Encoder:
     method: on the device, in evaluation mode. workers: processes that read images. skip_bad: leave
     unreadable images out, instead of raising InputError. views: a name in retrieval.views.VIEWS.
     dtype: of the network where that is safe. store: a folder that keeps features, the tokens in
-    `precision`; what lies there is not encoded again. preprocessing: that of the method.
+    `precision`; what lies there is not encoded again.
     """
 
     method: Method
@@ -47,11 +47,11 @@ class Encoder:
     dtype: torch.dtype = torch.float32
     store: Path | None = None
     precision: str = "fp16"
-    preprocessing: Preprocessing | None = None
 
-    def __post_init__(self):
-        if self.preprocessing is None:
-            self.preprocessing = Preprocessing(**self.method.inputs)
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """That of the method."""
+        return Preprocessing(**self.method.inputs)
 
     @cached_property
     def weights(self) -> str:
@@ -74,11 +74,17 @@ class Encoder:
             "precision": self.precision,
         }
 
+    def block_sizes(self, photos: int, pairs: bool) -> tuple[int, int]:
+        """How many sketches and how many photos at a time: see retrieval/blocks.py."""
+        return block_sizes(self.method, self.device, self.dtype, photos=photos, pairs=pairs)
+
     def encode(self, images: Sequence[ImageSource], modality: str) -> Features:
         """All features of some images: names of files, or open images (PIL). (B, ...) each.
 
-        modality: "sketch" or "photo". Raises InputError for an unreadable file.
+        modality: "sketch" or "photo". Raises InputError for an unreadable file, and for no image.
         """
+        if not images:
+            raise InputError("there is no image to encode.")
         blocks = [
             range(i, min(i + AT_A_TIME, len(images))) for i in range(0, len(images), AT_A_TIME)
         ]
@@ -102,7 +108,7 @@ class Encoder:
             encoded = self._encoded(images, list(filter(None, missing)), names, what)
             for group, absent in zip(groups, missing, strict=True):
                 block = next(encoded) if absent else None
-                if block and stored and stored.add(*block):
+                if block and stored and stored.add(block.numbers, block.features):
                     block = block._replace(features=stored.rounded(block.features))
                 if len(absent) < len(group):
                     there = self._read(stored, [number for number in group if known[number]])
@@ -124,23 +130,39 @@ class Encoder:
         stored = self._open(images, names) if writes else None
         with closing(stored) if stored else nullcontext():
             known = stored.known if stored else np.zeros(len(images), dtype=bool)
-            faults = stored.faults if stored else {}
             if shared:
-                known, faults = from_main((known, faults))
-            self._check(faults)
+                known = from_main(known)
+            faults: dict[int, str] = {}
             groups = split_numbers(np.flatnonzero(~known).tolist(), size)
             held: list[Block] = []
             encode = self._encoded_by_all if shared else self._encoded
             for block in encode(images, groups, names, what):
                 self._check(block.faults)
                 faults |= block.faults
-                if writes and not (stored and stored.add(*block)):
+                if writes and not (stored and stored.add(block.numbers, block.features)):
                     held.append(_on_cpu(block))
             readable = [number for number in range(len(images)) if number not in faults]
             rows = _rows(stored, held, readable, names) if writes else {}
             if shared and world_size() > 1:
                 rows = self._handed_round(rows, images, readable, names, size)
         return readable, rows, dict(sorted(faults.items()))
+
+    def keep(self, images, names: Sequence[str], size: int, what: str) -> None:
+        """Have the store filled with a list: each process of torchrun encodes some of it.
+
+        Nothing is done without a store, or where it cannot be written.
+        """
+        stored = self._open(images, names) if is_main() else None
+        with closing(stored) if stored else nullcontext():
+            known = from_main(stored.known if stored else None)
+            if known is None:
+                return
+            groups = split_numbers(np.flatnonzero(~known).tolist(), min(gather_objects(size)))
+            for block in self._encoded_by_all(images, groups, names, what):
+                self._check(block.faults)
+                kept = stored.add(block.numbers, block.features) if stored else None
+                if block.numbers and not from_main(kept):
+                    return
 
     def _open(self, images, names: Sequence[str]) -> StoredList | None:
         """The list in the store of its modality, where there is a store."""
@@ -151,10 +173,8 @@ class Encoder:
 
     def _read(self, stored: StoredList, numbers: Sequence[int]) -> Block:
         """A block of images that the store knows."""
-        faults = {n: fault for n, fault in stored.faults.items() if n in set(numbers)}
-        readable = [number for number in numbers if number not in faults]
-        features = stored.read(readable) if readable else {}
-        return Block(readable, {n: t.to(self.device) for n, t in features.items()}, faults)
+        features = stored.read(numbers)
+        return Block(list(numbers), {n: t.to(self.device) for n, t in features.items()}, {})
 
     def _encoded(
         self, images, groups: Sequence[Sequence[int]], names: Sequence[str] | None, what: str

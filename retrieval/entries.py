@@ -20,14 +20,13 @@ class Entries:
         self.used = dict.fromkeys(features, 0)
         self._numbers: dict[str, int] = {}  # of images, by name
         self._states: list[State] = []
-        self._faults: dict[int, str] = {}
         self._rows: dict[str, list[int]] = {name: [] for name in features}
         self._sums: dict[str, list[int]] = {name: [] for name in features}
 
     def known(
         self, names: Sequence[str], states: Sequence[State], features: Sequence[str]
     ) -> np.ndarray:
-        """Of which images there is all: the features, or why the file in this state is unreadable.
+        """Whether all these features are there of images with files in these states.
 
         Booleans (len(names),).
         """
@@ -36,15 +35,11 @@ class Entries:
             number = self._numbers.get(name)
             if number is not None and self._states[number] == list(state):
                 rows = (self._rows[feature][number] for feature in features)
-                found[place] = number in self._faults or all(row >= 0 for row in rows)
+                found[place] = all(row >= 0 for row in rows)
         return found
 
-    def fault(self, name: str) -> str | None:
-        """Why the file of this known image is unreadable; None: it is not."""
-        return self._faults.get(self._numbers[name])
-
     def sums(self, feature: str, names: Sequence[str]) -> np.ndarray:
-        """The checksums of the rows of known, readable images: (len(names),) uint64."""
+        """The checksums of the rows of known images: (len(names),) uint64."""
         sums = [self._sums[feature][self._numbers[name]] for name in names]
         return np.array(sums, dtype=np.uint64)
 
@@ -58,7 +53,7 @@ class Entries:
         return np.array(rows, dtype=np.int64)
 
     def groups(self) -> dict[tuple[str, ...], list[str]]:
-        """Names of images by the features that they have; unreadable ones have none."""
+        """Names of images by the features that they have."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, number in self._numbers.items():
             has = tuple(f for f in self._rows if self._rows[f][number] >= 0)
@@ -71,7 +66,6 @@ class Entries:
 
     def note(self, line: Mapping) -> None:
         """Add a block of images: a line as FeatureStore writes it."""
-        readable = len(line["names"]) - len(line["faults"])
         for place, (name, state) in enumerate(zip(line["names"], line["states"], strict=True)):
             number = self._numbers.get(name)
             if number is None or self._states[number] != state:
@@ -80,9 +74,6 @@ class Entries:
                 for feature in self._rows:
                     self._rows[feature].append(-1)
                     self._sums[feature].append(0)
-            if place >= readable:
-                self._faults[number] = line["faults"][place - readable]
-                continue
             for feature, about in line["features"].items():
                 self._rows[feature][number] = about["first"] + place
                 self._sums[feature][number] = about["sums"][place]

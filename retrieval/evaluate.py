@@ -7,14 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from datasets.images import Preprocessing
 from model.method import Features, Method
-from retrieval.blocks import block_sizes
 from retrieval.encoder import Encoder
 from retrieval.metrics import METRICS
 from retrieval.ranking import Order, Reordered
@@ -24,7 +21,7 @@ from retrieval.store import state_of
 from utils.distributed import gather_objects
 from utils.errors import InputError
 from utils.logs import log
-from utils.precision import dtype_of, tf32
+from utils.precision import tf32
 from utils.world import is_main, rank, world_size
 
 CHECKED = 20  # sketches whose shortlist is compared with all pairs
@@ -39,7 +36,8 @@ class Evaluation:
     queries, gallery: the lists as scored (unreadable images left out). rankings, similarities:
     (Q, min(200, G)), photo numbers in `gallery`, closest first, and their scores. shortlist: of
     some sketches the metrics as "reranked" and by "all_pairs", and how many they are, "queries";
-    empty where all pairs are scored anyway.
+    empty where all pairs are scored anyway. seconds: of the parts. skipped: a sentence about each
+    unreadable image.
     """
 
     metrics: dict[str, float]
@@ -56,72 +54,53 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    method: Method,
+    encoder: Encoder,
     queries,
     gallery,
     ranker: type[Ranker],
     settings: Mapping | None = None,
     *,
-    device: torch.device,
-    views: str = "plain",
-    amp: str = "off",
     compiled: bool = False,
     query_block: int | None = None,
     gallery_block: int | None = None,
-    workers: int = 0,
-    skip_bad: bool = False,
     shared: bool = False,
-    store: Path | None = None,
-    precision: str = "fp16",
-    preprocessing: Preprocessing | None = None,
 ) -> Evaluation:
     """Encode each image once, rank in blocks, and measure.
 
-    queries, gallery: image lists; photos with a query's target are relevant to it. ranker: in
-    retrieval.scoring.RANKERS; settings: its own. amp: see utils/precision.py; compiled: the pairs'
-    network by torch.compile. query_block, gallery_block: images at a time; None: see blocks.py.
-    shared: the processes of torchrun each encode and score some, and all return the same. store: a
-    folder that keeps features, and scores of pairs until all are there. The others: see Encoder.
+    encoder: its store also keeps the scores of pairs until all are there. queries, gallery: image
+    lists; photos with a query's target are relevant to it. ranker: in retrieval.scoring.RANKERS;
+    settings: its own. compiled: the pairs' network by torch.compile. query_block, gallery_block:
+    images at a time; None: see blocks.py. shared: the processes of torchrun each encode and score
+    some, and all return the same.
 
     Holds one block of queries and the gallery's retrieval vectors in main memory; without a store
     also all other features of the gallery. The method is left in the mode it was in.
     """
-    settings, names = dict(settings or {}), names_read(method, ranker)
-    dtype = dtype_of(amp, device)
+    settings, names = dict(settings or {}), names_read(encoder.method, ranker)
     if ranker.reads_pairs:
-        settings |= {"dtype": dtype, "compiled": compiled}
-    encoder = Encoder(
-        method,
-        device,
-        workers=workers,
-        skip_bad=skip_bad,
-        views=views,
-        dtype=dtype,
-        store=store,
-        precision=precision,
-        preprocessing=preprocessing,
-    )
-    with _in_evaluation_mode(method), tf32(allowed=False):
+        settings |= {"dtype": encoder.dtype, "compiled": compiled}
+    with _in_evaluation_mode(encoder.method), tf32(allowed=False):
         started = time.perf_counter()
-        sizes = block_sizes(method, device, dtype, photos=len(gallery), pairs=ranker.reads_pairs)
-        query_block, gallery_block = query_block or sizes[0], gallery_block or sizes[1]
-        log.info("%d sketches and %d photos at a time, in %s", query_block, gallery_block, dtype)
-        kept, rows, faults = encoder.whole(gallery, names, gallery_block, "photos encoded", shared)
+        sizes = encoder.block_sizes(photos=len(gallery), pairs=ranker.reads_pairs)
+        sizes = query_block or sizes[0], gallery_block or sizes[1]
+        log.info("%d sketches and %d photos at a time, in %s", *sizes, encoder.dtype)
+        kept, rows, faults = encoder.whole(gallery, names, sizes[1], "photos encoded", shared)
         if not kept:
             raise InputError("the gallery holds no readable photo: nothing can be retrieved.")
         gallery = gallery.select(np.array(kept, dtype=np.int64))
         encoded = time.perf_counter()
-        if shared and store is not None and world_size() > 1:  # the first process keeps them all
-            encoder.whole(queries, names, query_block, "sketches encoded", shared)
-        photos = Photos(rows, gallery.path, device=device, block=gallery_block)
-        meter = Meter(ranker(method, photos, **settings), gallery.target)
+        if shared and world_size() > 1:  # the first process keeps those of all
+            encoder.keep(queries, names, sizes[0], "sketches encoded")
+        photos = Photos(rows, gallery.path, device=encoder.device, block=sizes[1])
+        meter = Meter(ranker(encoder.method, photos, **settings), gallery.target)
         first, step = (rank(), world_size()) if shared else (0, 1)
         share = np.arange(first, len(queries), step)
         checked = _checked(ranker, settings, len(queries), len(gallery))
         scores = Scores(queries.select(share), len(gallery), checked[share])
-        if store is not None and ranker.reads_pairs:  # vectors are compared in no time
-            scores.keep_in(store, _key(encoder, ranker, settings, gallery), first)
-        bad = _score(scores, meter, encoder, names, query_block)
+        if encoder.store is not None and ranker.reads_pairs:  # vectors are compared in no time
+            key = _key(encoder, ranker, settings, gallery)
+            scores.keep_in(encoder.store, key, process=first)
+        bad = _score(scores, meter, encoder, names, sizes[0])
         seconds = {
             "encode_gallery": encoded - started,
             "encode_queries": time.perf_counter() - encoded - meter.seconds,

@@ -13,7 +13,7 @@ from torch import Tensor
 from datasets.images import ImageSource
 from datasets.unlabelled import LooseImages, image_list
 from model.method import Features
-from retrieval.blocks import Block, block_sizes
+from retrieval.blocks import Block
 from retrieval.encoder import Encoder
 from retrieval.neighbours import KINDS, Index, compares_cosines, has_gpu, load_faiss
 from retrieval.ranking import Ranking
@@ -122,9 +122,7 @@ class Gallery:
         known = (ranker, *sorted(settings.items()))
         if known not in self.rankers:
             encoder, pairs = self.encoder, ranker.reads_pairs
-            _, block = block_sizes(
-                encoder.method, encoder.device, encoder.dtype, photos=len(self), pairs=pairs
-            )
+            _, block = encoder.block_sizes(photos=len(self), pairs=pairs)
             rows = {name: self.rows[name] for name in names_read(encoder.method, ranker)}
             photos = Photos(rows, self.paths, device=encoder.device, block=block)
             more = {"dtype": encoder.dtype} if pairs else {}
@@ -134,10 +132,8 @@ class Gallery:
         return self.rankers[known]
 
     def _sketches_at_a_time(self, ranker: type[Ranker]) -> int:
-        encoder, pairs = self.encoder, ranker.reads_pairs
-        size, _ = block_sizes(
-            encoder.method, encoder.device, encoder.dtype, photos=len(self), pairs=pairs
-        )
+        pairs = ranker.reads_pairs
+        size, _ = self.encoder.block_sizes(photos=len(self), pairs=pairs)
         return max(size, ON_DEMAND) if pairs and not self.content["tokens"] else size
 
     def _opened_index(self, vectors: Tensor) -> Index | None:

@@ -119,9 +119,9 @@ class Scores:
     def _write(self, numbers: np.ndarray, features: Sequence[str]) -> None:
         if self.store is None or not len(numbers):
             return
-        states = {self.names[number]: self.states[number] for number in numbers}
+        names, states = zip(*((self.names[n], self.states[n]) for n in numbers), strict=True)
         try:
-            self.store.add(states, {name: getattr(self, name)[numbers] for name in features}, {})
+            self.store.add(names, states, {name: getattr(self, name)[numbers] for name in features})
         except OSError as error:
             self._give_up(error)
 

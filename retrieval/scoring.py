@@ -74,7 +74,8 @@ class ByVectors:
     def __init__(
         self, method: Method, photos: Photos, *, expand: int = 0, index: Index | None = None
     ):
-        self.method, self.expand, self.index = method, expand, index
+        self.method, self.expand = method, expand
+        self.index = None if expand else index  # averaged vectors are others than the index holds
         self.device, self.ties = photos.device, photos.ties_of_vectors
         self.vectors = photos.vectors  # (G, D)
         if expand:

@@ -68,7 +68,7 @@ class FeatureStore(Entries):
     # ---- reading
 
     def read(self, feature: str, names: Sequence[str]) -> np.ndarray:
-        """The rows of known, readable images: (len(names), ...). Raises DamagedError."""
+        """The rows of known images: (len(names), ...). Raises DamagedError."""
         content = self._content(feature, names)
         damaged = np.flatnonzero(row_sums(content) != self.sums(feature, names))
         if len(damaged):
@@ -79,7 +79,7 @@ class FeatureStore(Entries):
         return content
 
     def sound(self, names: Sequence[str], features: Sequence[str]) -> np.ndarray:
-        """Of which known, readable images the rows are as they were written: (len(names),).
+        """Whether the rows of known images are as they were written: booleans (len(names),).
 
         Reads all of them.
         """
@@ -110,10 +110,10 @@ class FeatureStore(Entries):
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=timeout)
-        except Timeout as error:
-            raise OSError("another program is writing there") from error
-        except NotImplementedError as error:
-            raise OSError("the file system has no locks") from error
+        except Timeout:
+            raise OSError("another program is writing there") from None
+        except NotImplementedError:
+            raise OSError("the file system has no locks") from None
         self._read()
 
     def reserve(self, shapes: Mapping[str, tuple], count: int) -> int:
@@ -127,34 +127,26 @@ class FeatureStore(Entries):
         if needed > free:
             raise OSError(f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free")
         for name in shapes:
-            with open(self._file(name), "r+b" if self._file(name).exists() else "w+b") as file:
+            with self._to_write(name) as file:
                 size = self.bytes_of_row(name)
                 reserve(file, self.used[name] * size, count * size)
         return needed
 
     def add(
-        self,
-        states: Mapping[str, State],
-        features: Mapping[str, np.ndarray],
-        faults: Mapping[str, str],
+        self, names: Sequence[str], states: Sequence[State], features: Mapping[str, np.ndarray]
     ) -> None:
-        """Append a block of images. Raises OSError; what was added before stays.
+        """Append a block of images: names, states of files, rows of each feature, in one order.
 
-        states: of the files, by name, readable ones first. features: rows of the readable ones, in
-        that order. faults: why the others are unreadable, by name.
+        Of a name that comes twice the last row counts. Raises OSError; what was added before stays.
         """
-        names = list(states)
-        line = {
-            "names": names,
-            "states": list(states.values()),
-            "faults": [faults[name] for name in names if name in faults],
-            "features": {},
-        }
+        line = {"names": list(names), "states": list(states), "features": {}}
         for name, rows in features.items():
             rows = np.ascontiguousarray(rows, dtype=self.types[name])
+            if len(rows) != len(names):
+                raise ValueError(f"{len(rows)} rows of {name} for {len(names)} images")
             self.shapes.setdefault(name, rows.shape[1:])
             first = self.used[name]
-            with open(self._file(name), "r+b" if self._file(name).exists() else "w+b") as file:
+            with self._to_write(name) as file:
                 file.seek(first * self.bytes_of_row(name))
                 file.write(rows.tobytes())
             about = {"first": first, "shape": list(rows.shape[1:]), "sums": row_sums(rows).tolist()}
@@ -187,7 +179,7 @@ class FeatureStore(Entries):
         """
         self.forget_others(names)
         used = max(self.used.values(), default=0)
-        if used - sum(self.fault(name) is None for name in names) > MOST_DEAD * used:
+        if used - len(set(names)) > MOST_DEAD * used:
             self._rewrite()
 
     def remove_former(self) -> None:
@@ -262,6 +254,10 @@ class FeatureStore(Entries):
             ) from error
         return content
 
+    def _to_write(self, feature: str) -> BinaryIO:
+        file = self._file(feature)
+        return open(file, "r+b" if file.exists() else "w+b")
+
     def _opened(self, feature: str) -> BinaryIO:
         """The file of rows, without a buffer: the writer may be adding to it."""
         if feature not in self._files:
@@ -274,16 +270,15 @@ class FeatureStore(Entries):
         files = {name: self._file(name, self.generation + 1).open("wb") for name in self.shapes}
         states = self.states()
         for features, names in self.groups().items():
-            faults = [fault for fault in map(self.fault, names) if fault is not None]
-            line = {"names": names, "states": [states[name] for name in names]}
-            lines.append(line | {"faults": faults, "features": {}})
+            line = {"names": names, "states": [states[name] for name in names], "features": {}}
+            lines.append(line)
             for feature in features:
                 for place in range(0, len(names), COPIED):
                     rows = self.read(feature, names[place : place + COPIED])
                     files[feature].write(rows.tobytes())
                 about = {"first": first[feature], "shape": list(self.shapes[feature])}
                 about["sums"] = self.sums(feature, names).tolist()
-                lines[-1]["features"][feature] = about
+                line["features"][feature] = about
                 first[feature] += len(names)
         for file in files.values():
             file.flush()

@@ -50,8 +50,7 @@ class StoredList:
 
     store: of the list's modality. features: names of those wanted.
 
-    known (attribute): which images the store has, (len(images),) booleans. faults: why images that
-    it has are unreadable, by number.
+    known (attribute): which images the store has, (len(images),) booleans.
     """
 
     def __init__(self, store: FeatureStore, images, features: Sequence[str]):
@@ -60,14 +59,11 @@ class StoredList:
         self.names = [os.path.abspath(file) for file in files]
         self.states = [state_of(file) for file in files]
         self.known = store.known(self.names, self.states, self.features)
-        numbers = np.flatnonzero(self.known).tolist()
-        faults = {number: store.fault(self.names[number]) for number in numbers}
-        self.faults = {number: fault for number, fault in faults.items() if fault}
         self.refused = False  # by the disk, or by another writer
         self.writes = False
 
     def read(self, numbers: Sequence[int]) -> Features:
-        """Features of some known, readable images, in fp32 on the CPU."""
+        """Features of some known images, in fp32 on the CPU."""
         names = [self.names[number] for number in numbers]
         return {
             feature: torch.from_numpy(self.store.read(feature, names)).float()
@@ -75,23 +71,25 @@ class StoredList:
         }
 
     def rows(self, feature: str, numbers: Sequence[int]) -> StoredRows:
-        """A feature of known, readable images, to be read later."""
+        """A feature of known images, to be read later."""
         return StoredRows(self.store, feature, [self.names[number] for number in numbers])
 
-    def add(self, numbers: Sequence[int], features: Features, faults: dict[int, str]) -> bool:
-        """Store features of these images, and why others are unreadable; whether it was possible.
+    def add(self, numbers: Sequence[int], features: Features) -> bool:
+        """Store features of these images; whether it was possible.
 
         What the store has of an image stays as it is. Without room for all images of the list, or
         where another program writes, nothing is stored, with a warning.
         """
-        if features and not self.writes and not self.refused:
+        if not self.writes and not self.refused and len(numbers):
             self._start(features)
         if not self.writes:
             return False
-        states = {self.names[number]: self.states[number] for number in (*numbers, *faults)}
+        if not len(numbers):
+            return True
+        names, states = zip(*((self.names[n], self.states[n]) for n in numbers), strict=True)
         rows = {name: tensor.cpu().float().numpy() for name, tensor in features.items()}
         try:
-            self.store.add(states, rows, {self.names[n]: fault for n, fault in faults.items()})
+            self.store.add(names, states, rows)
         except OSError as error:
             log.warning("%s: cannot be written (%s).", self.store.folder, error.strerror or error)
             self.refused, self.writes = True, False

@@ -463,7 +463,7 @@ def test_what_is_compared_reaches_the_evaluation_and_names_its_results(parse):
     plain, all_of_it = parse(), parse("--fuse", "0.5", "--views", "mirror", "--expand", "5")
     assert options.ranker_settings(plain) == {"fuse": 0, "expand": 0}
     assert options.ranker_settings(all_of_it) == {"fuse": 0.5, "expand": 5}
-    views = [options.evaluation_settings(args)["views"] for args in (plain, all_of_it)]
+    views = [options.encoder_settings(args)["views"] for args in (plain, all_of_it)]
     assert views == ["plain", "mirror"]
     assert options.ranker_settings(parse("-r", "sa", "--expand", "2")) == {"expand": 2}
     words = [], ["--fuse", "0.5", "--views", "mirror", "--expand", "5"]

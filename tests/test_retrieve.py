@@ -182,7 +182,7 @@ def test_a_second_time_only_what_is_new_is_encoded(place, tmp_path, capsys):
     (photos / "0.png").unlink()
     (photos / "broken.jpg").write_bytes(b"no image")
     index(place, tmp_path / "G", photos=photos)
-    assert "1 encoded" in (printed := capsys.readouterr().out)
+    assert "0 encoded" in (printed := capsys.readouterr().out)
     assert "2 photos" in printed and "1 gone, 1 broken and skipped" in printed
 
 

@@ -20,7 +20,8 @@ from datasets import load_benchmark
 from model import load_model
 from model.zse.method import ZSE
 from model.zse.settings import ZSESettings
-from options import evaluation_settings, ranker_settings, train_options
+from options import block_settings, encoder_settings, ranker_settings, train_options
+from retrieval.encoder import Encoder
 from retrieval.evaluate import evaluate
 from retrieval.scoring import RANKERS
 from utils import precision
@@ -136,13 +137,12 @@ def test_what_is_kept_as_best_is_what_was_validated(data, tmp_path, mode, ema):
     validation = load_benchmark(*split, unseen=False, seed=args.seed).validation
     method, checkpoint = load_model(tmp_path / BEST)
     found = evaluate(
-        method,
+        Encoder(method, torch.device("cpu"), **encoder_settings(args)),
         validation.of("sketch"),
         validation.of("photo"),
         RANKERS[mode],
         ranker_settings(args),
-        device=torch.device("cpu"),
-        **evaluation_settings(args),
+        **block_settings(args),
     )
     assert found.metrics == pytest.approx(checkpoint["metrics"])
     assert lines(tmp_path, "epoch")[0]["validation"] == pytest.approx(found.metrics)

@@ -89,6 +89,6 @@ def reason(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     first = error.__cause__ or error
     return str(first).strip().split("\n")[0][:200] or type(first).__name__

@@ -3,6 +3,7 @@
 import pickle
 import threading
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +16,9 @@ from torch import nn
 from datasets.benchmark import ImageList
 from model.settings import TrainingSettings, setting
 from retrieval import encoder, evaluate
+from retrieval.encoder import Encoder
 from utils.errors import InputError
+from utils.precision import dtype_of
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,30 @@ class FakePreprocessing:
 
     def normalise(self, levels):
         return levels
+
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class FakeEncoder(Encoder):
+    """An encoder, on the CPU, of pictures as `levels` makes them."""
+
+    device: torch.device = CPU
+    levels: Callable = picture
+
+    @property
+    def preprocessing(self):
+        return FakePreprocessing(self.levels)
+
+
+def encoder_and_settings(method, settings):
+    """An encoder with its part of the settings of an evaluation, and the others."""
+    settings = dict(settings)
+    of_encoder = {"dtype": dtype_of(settings.pop("amp", "off"), torch.device("cpu"))}
+    names = ("workers", "skip_bad", "views", "store", "precision", "levels")
+    of_encoder |= {name: settings.pop(name) for name in names if name in settings}
+    return FakeEncoder(method, **of_encoder), settings
 
 
 def image_list(modality, targets, broken=()):

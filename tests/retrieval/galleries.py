@@ -6,7 +6,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from fakes import FakeMethod, FakePreprocessing
+from fakes import FakeEncoder, FakeMethod
 
 from datasets.unlabelled import folder_images
 from model.method import Method
@@ -42,7 +42,7 @@ def picture(file, modality):
 
 
 def encoder_of(method, levels=picture, **settings) -> Encoder:
-    return Encoder(method, CPU, preprocessing=FakePreprocessing(levels), **settings)
+    return FakeEncoder(method, levels=levels, **settings)
 
 
 def write_photos(root: Path, names) -> None:

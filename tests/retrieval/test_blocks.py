@@ -4,10 +4,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from fakes import FakeMethod, FakePreprocessing, image_list
+from fakes import FakeEncoder, FakeMethod, image_list
 
 from retrieval import blocks as blocks_module
-from retrieval import evaluate as evaluate_module
+from retrieval import encoder as encoder_module
 from retrieval.blocks import ON_CPU, ON_GPU, SHARE, block_sizes
 from retrieval.evaluate import evaluate
 from retrieval.scoring import RANKERS
@@ -163,11 +163,11 @@ def test_images_are_encoded_by_these_blocks_unless_others_are_given(
         encoded[modality].append(len(images))
         return plain(images, modality)
 
-    monkeypatch.setattr(evaluate_module, "block_sizes", sizes)
+    monkeypatch.setattr(encoder_module, "block_sizes", sizes)
     method.encode = encode
     lists = image_list("sketch", [0] * 5), image_list("photo", [0] * 7)
     settings = {"shortlist": 7} if mode == "rerank" else {}
-    given = {"device": CPU, "amp": "bf16", "preprocessing": FakePreprocessing()} | given
-    evaluate(method, *lists, RANKERS[mode], settings, **given)
+    encoder = FakeEncoder(method, dtype=torch.bfloat16)
+    evaluate(encoder, *lists, RANKERS[mode], settings, **given)
     assert encoded == expected
     assert calls == [(method, CPU, torch.bfloat16, {"photos": 7, "pairs": pairs})]

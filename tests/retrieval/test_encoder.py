@@ -6,11 +6,10 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, FakePreprocessing, FakeSettings, World, image_list, on_disk, picture
+from fakes import FakeEncoder, FakeMethod, FakeSettings, World, image_list, on_disk, picture
 
 from retrieval import encoder as encoder_module
 from retrieval import store as store_module
-from retrieval.encoder import Encoder
 from retrieval.stored import StoredRows, fingerprint
 from utils.errors import InputError
 
@@ -19,9 +18,7 @@ BOTH = ("retrieval", "tokens")
 
 
 def encode(method, images, size=3, names=("retrieval",), workers=0, skip_bad=False, store=None):
-    encoder = Encoder(
-        method, CPU, workers, skip_bad, store=store, preprocessing=FakePreprocessing()
-    )
+    encoder = FakeEncoder(method, workers=workers, skip_bad=skip_bad, store=store)
     with torch.no_grad():
         return list(encoder.blocks(images, names, size, "images"))
 
@@ -84,8 +81,7 @@ def photos(tmp_path):
 
 
 def whole(method, images, folder, size=2, shared=False, skip_bad=True, levels=picture, names=BOTH):
-    preprocessing = FakePreprocessing(levels)
-    encoder = Encoder(method, CPU, 0, skip_bad, store=folder, preprocessing=preprocessing)
+    encoder = FakeEncoder(method, skip_bad=skip_bad, store=folder, levels=levels)
     with torch.inference_mode():
         return encoder.whole(images, names, size, "photos encoded", shared)
 
@@ -190,6 +186,35 @@ def test_processes_get_what_they_cannot_read_from_disk(
     assert sorted(chain(*encoded)) == list(range(done, 9))
     for each in made:
         assert_same(each, expected)
+
+
+@pytest.mark.parametrize("refuse", [None, no_room, no_entries])
+@pytest.mark.parametrize("done", [0, 4])
+def test_processes_fill_a_store_together_or_not_at_all(
+    method, photos, folder, monkeypatch, refuse, done
+):
+    stop(photos, folder, at=done)
+    methods = [FakeMethod().eval() for _ in range(2)]
+    if refuse:
+        refuse(monkeypatch)
+
+    def work(rank):
+        encoder = FakeEncoder(methods[rank], store=folder)
+        with torch.inference_mode():
+            encoder.keep(photos, BOTH, 2, "photos encoded")
+
+    assert World(2).run(monkeypatch, work) == [None, None]
+    encoded = sorted(chain(*(each.encoded["photo"] for each in methods)))
+    assert encoded == list(range(done, 9 if not refuse else done + 4))  # a block each
+    monkeypatch.undo()
+    made = whole(method, photos, folder)
+    assert method.encoded["photo"] == ([] if not refuse else list(range(done, 9)))
+    assert_same(made, whole(method, photos, None))
+
+
+def test_without_a_store_there_is_nothing_to_fill(method, photos):
+    FakeEncoder(method).keep(photos, BOTH, 2, "photos encoded")
+    assert method.encoded["photo"] == []
 
 
 def test_processes_of_less_memory_decide_on_the_blocks(method, photos, folder, monkeypatch):

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from fakes import FakePreprocessing, image_list, picture
+from fakes import encoder_and_settings, image_list, picture
 
 from retrieval import evaluate as evaluate_module
 from retrieval.evaluate import CHECKED, evaluate
@@ -26,18 +26,9 @@ def score(method, queries, gallery, mode="sa", query_block=4, gallery_block=5, *
     own = {"shortlist": 1000} if mode == "rerank" else {}
     own |= {name: settings.pop(name) for name in names[mode] if name in settings}
     settings.pop("shortlist", None)
-    return evaluate(
-        method,
-        queries,
-        gallery,
-        RANKERS[mode],
-        own,
-        device=CPU,
-        query_block=query_block,
-        gallery_block=gallery_block,
-        preprocessing=FakePreprocessing(),
-        **settings,
-    )
+    blocks = {"query_block": query_block, "gallery_block": gallery_block}
+    encoder, settings = encoder_and_settings(method, settings | blocks)
+    return evaluate(encoder, queries, gallery, RANKERS[mode], own, **settings)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, FakePreprocessing
+from fakes import FakeMethod
 from galleries import (
     CPU,
     MODES,
@@ -27,7 +27,7 @@ from galleries import (
 from PIL import Image
 
 from datasets.unlabelled import folder_images, image_list
-from retrieval import building
+from retrieval import encoder as encoder_module
 from retrieval.building import build_gallery
 from retrieval.encoder import Encoder
 from retrieval.evaluate import evaluate
@@ -43,7 +43,7 @@ def method():
 
 @pytest.fixture(autouse=True)
 def _blocks_of_four(monkeypatch):
-    monkeypatch.setattr(building, "block_sizes", lambda *_, **__: (4, 4))
+    monkeypatch.setattr(encoder_module, "block_sizes", lambda *_, **__: (4, 4))
 
 
 @pytest.fixture
@@ -71,13 +71,11 @@ def test_ranks_as_an_evaluation_does(tmp_path, photos, sketches, tokens, mode, m
     build(tmp_path / "G", photos, method, tokens)
     queries = image_list(tmp_path / "sketches", [file.name for file in sketches], "sketch")
     evaluation = evaluate(
-        method,
+        encoder_of(method),
         replace(queries, target=np.zeros(SKETCHES, dtype=np.int64)),
         replace(folder_images(photos, "photo"), target=np.zeros(PHOTOS, dtype=np.int64)),
         RANKERS[mode],
         {"shortlist": 5} if mode == "rerank" else {},
-        device=CPU,
-        preprocessing=FakePreprocessing(picture),
     )
     answers = search(tmp_path / "G", method, sketches, mode=mode, shortlist=5, at_a_time=3)
     assert [answer.sketch for answer in answers] == list(range(SKETCHES))

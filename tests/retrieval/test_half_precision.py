@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, FakePreprocessing, image_list, on_disk
+from fakes import FakeEncoder, FakeMethod, encoder_and_settings, image_list, on_disk
 
-from retrieval.encoder import Encoder
 from retrieval.evaluate import evaluate
 from retrieval.scoring import RANKERS
 from utils.precision import DTYPES
@@ -52,9 +51,9 @@ def score(method, lists, mode="rn", **settings):
     names = {"sa": [], "rn": ["fuse"], "rerank": ["fuse", "shortlist"]}[mode]
     of_ranker = {name: settings[name] for name in names if name in settings}
     others = {name: v for name, v in settings.items() if name not in ("fuse", "shortlist")}
-    settings = {"query_block": 2, "gallery_block": 3, "device": CPU} | others
-    settings["preprocessing"] = FakePreprocessing()
-    return evaluate(method, *lists, RANKERS[mode], of_ranker, **settings)
+    settings = {"query_block": 2, "gallery_block": 3} | others
+    encoder, settings = encoder_and_settings(method, settings)
+    return evaluate(encoder, *lists, RANKERS[mode], of_ranker, **settings)
 
 
 @pytest.mark.parametrize("mode", RANKERS)
@@ -113,8 +112,8 @@ def test_retrieval_vectors_come_back_in_fp32(lists, tmp_path, dtype, precision, 
     method = Halved().eval()
     torch.nn.init.constant_(method.weight, 1 / 3)
     settings = {"precision": precision, "store": tmp_path / "features"} if precision else {}
-    settings |= {"views": views, "preprocessing": FakePreprocessing()}
-    encoder, names = Encoder(method, CPU, dtype=dtype, **settings), ("retrieval", "tokens")
+    encoder = FakeEncoder(method, dtype=dtype, views=views, **settings)
+    names = ("retrieval", "tokens")
     with torch.inference_mode():
         for _ in range(2):  # the second time from what is kept
             _, rows, _ = encoder.whole(lists[1], names, 3, "photos encoded")

@@ -150,7 +150,22 @@ def test_recall_by_hand(vectors):
             return exact.gather(1, torch.from_numpy(numbers)).numpy(), numbers
 
     assert measured_recall(Half(), vectors[:20], vectors, 10) == pytest.approx(0.5)
+    by_hand = (11 * 5 / 11 - 1) / 10  # of eleven found five, and itself does not count
+    assert recall_of_photos(Half(), vectors) == pytest.approx(by_hand)
     assert recall_of_photos(Index(vectors, "exact", CPU), vectors) == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_expansion_all_photos_are_compared(queries, vectors, kind):
+    """The index holds vectors that are not averaged."""
+    photos = Photos({"retrieval": vectors}, paths(vectors), device=CPU, block=32)
+    method = SimpleNamespace(similarity=cosine)
+    plain, indexed = (
+        ByVectors(method, photos, expand=5, index=index)
+        for index in (None, Index(vectors, kind, CPU))
+    )
+    one, other = (ranker.rank({"retrieval": queries}, 10) for ranker in (plain, indexed))
+    assert torch.equal(one.photos, other.photos) and torch.equal(one.scores, other.scores)
 
 
 def test_recall_with_fewer_vectors_than_are_to_be_found(vectors):

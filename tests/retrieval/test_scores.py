@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, FakePreprocessing, World, image_list, on_disk
+from fakes import FakeMethod, World, encoder_and_settings, image_list, on_disk
 
 from retrieval import store as store_module
 from retrieval.evaluate import Evaluation, evaluate
@@ -45,17 +45,8 @@ def score(method, queries, gallery, store, **settings):
     if mode == "rerank":
         own["shortlist"] = shortlist
     method.pairs = 0
-    return evaluate(
-        method,
-        queries,
-        gallery,
-        RANKERS[mode],
-        own,
-        device=torch.device("cpu"),
-        store=store,
-        preprocessing=FakePreprocessing(),
-        **settings,
-    )
+    encoder, settings = encoder_and_settings(method, settings | {"store": store})
+    return evaluate(encoder, queries, gallery, RANKERS[mode], own, **settings)
 
 
 def fresh(queries, gallery, **settings):

@@ -25,10 +25,9 @@ def rows_of(names, feature):
     return np.array(rows, dtype=TYPES[feature]).reshape(len(names), *shape)
 
 
-def add(store, names, features=BOTH, state=(1, 2), faults=()):
-    states = {name: list(state) for name in (*names, *faults)}
-    content = {feature: rows_of(names, feature) for feature in features} if names else {}
-    store.add(states, content, {name: f"{name}: broken." for name in faults})
+def add(store, names, features=BOTH, state=(1, 2)):
+    content = {feature: rows_of(names, feature) for feature in features}
+    store.add(names, [list(state)] * len(names), content)
 
 
 def known(store, names, features=BOTH, state=(1, 2)):
@@ -47,10 +46,10 @@ def folder(tmp_path):
 
 @pytest.fixture
 def store(folder):
-    """Open for writing; three images and a broken one are in it, in two blocks."""
+    """Open for writing; three images are in it, in two blocks."""
     store = FeatureStore(folder, KEY, TYPES)
     store.start_writing()
-    add(store, ["a", "b"], faults=["x"])
+    add(store, ["a", "b"])
     add(store, ["c"])
     yield store
     store.close()
@@ -62,8 +61,7 @@ def reopened(folder, key=KEY, snapshot=None):
 
 def test_what_is_added_is_read_back_in_any_order(store, folder):
     for found in (store, reopened(folder)):
-        assert known(found, ["a", "b", "c", "x", "d"]) == [True] * 4 + [False]
-        assert found.fault("x") == "x: broken." and found.fault("a") is None
+        assert known(found, ["a", "b", "c", "d"]) == [True] * 3 + [False]
         for names in (["a"], ["c", "a"], ["b", "c", "a", "b"], []):
             if names:
                 assert_rows(found, names)
@@ -74,11 +72,22 @@ def test_opening_writes_nothing(folder):
 
 
 def test_a_file_in_another_state_is_not_known(store):
-    assert known(store, ["a", "x"], state=(1, 3)) == [False, False]
-    add(store, ["x"], state=(1, 3), faults=["a"])
-    assert known(store, ["a", "x"], state=(1, 3)) == [True, True]
-    assert known(store, ["a", "x"]) == [False, False]
-    assert store.fault("a") and store.fault("x") is None
+    assert known(store, ["a", "b"], state=(1, 3)) == [False, False]
+    add(store, ["a"], state=(1, 3))
+    assert known(store, ["a", "b"], state=(1, 3)) == [True, False]
+    assert known(store, ["a", "b"]) == [False, True]
+
+
+def test_of_a_name_that_comes_twice_the_last_row_counts(store, folder):
+    state, rows = [[1, 2]] * 3, np.arange(9).reshape(3, 3)
+    store.add(["d", "e", "d"], state, {"retrieval": rows})
+    for found in (store, reopened(folder)):
+        assert found.read("retrieval", ["d", "e"]).tolist() == [[6, 7, 8], [3, 4, 5]]
+
+
+def test_rows_that_are_not_one_an_image_are_refused(store):
+    with pytest.raises(ValueError, match="2 rows of retrieval for 1 images"):
+        store.add(["d"], [[1, 2]], {"retrieval": np.zeros((2, 3))})
 
 
 def test_features_may_come_one_after_the_other(folder):
@@ -189,11 +198,9 @@ def test_rewriting_keeps_what_is_kept(data, tmp_path_factory):
     for _ in range(data.draw(st.integers(1, 4))):
         block = data.draw(st.lists(st.sampled_from(names), unique=True, max_size=5))
         features = data.draw(st.sampled_from([BOTH, ("retrieval",), ("tokens",)]))
-        faults = data.draw(st.lists(st.sampled_from("xyz"), unique=True, max_size=2))
-        add(store, block, features, faults=faults)
+        add(store, block, features)
         for name in block:
             has.setdefault(name, set()).update(features)
-        has |= dict.fromkeys(faults)
     kept = [name for name in has if data.draw(st.booleans())]
     store.keep_only(kept)
     store.remove_former()
@@ -201,9 +208,9 @@ def test_rewriting_keeps_what_is_kept(data, tmp_path_factory):
     for found in (store, reopened(folder)) if store.snapshot[0] else (store,):
         for name in has:
             for feature in BOTH:
-                there = name in kept and (has[name] is None or feature in has[name])
+                there = name in kept and feature in has[name]
                 assert known(found, [name], [feature]) == [there]
-                if there and has[name] is not None:
+                if there:
                     assert_rows(found, [name], [feature])
 
 
@@ -300,7 +307,6 @@ def test_a_flipped_bit_of_the_entries_never_gives_another_answer(store, folder, 
         found = reopened(folder)
         for name in ("a", "b", "c"):
             if known(found, [name]) == [True]:
-                assert found.fault(name) is None
                 assert_rows(found, [name])
     finally:
         file.write_bytes(before)

@@ -6,12 +6,11 @@ import os
 import numpy as np
 import pytest
 import torch
-from fakes import FakeMethod, FakePreprocessing, image_list, on_disk, picture
+from fakes import FakeEncoder, FakeMethod, image_list, on_disk, picture
 from filelock import FileLock
 
 from retrieval import store as store_module
 from retrieval import stored as stored_module
-from retrieval.encoder import Encoder
 from utils.errors import InputError
 
 NAMES = ("retrieval", "tokens")
@@ -30,7 +29,7 @@ def photos(tmp_path):
 
 def encoder(method, folder, levels=picture, **settings):
     settings = {"skip_bad": True, "store": folder} | settings
-    return Encoder(method, torch.device("cpu"), preprocessing=FakePreprocessing(levels), **settings)
+    return FakeEncoder(method, levels=levels, **settings)
 
 
 def whole(method, folder, images, size=4, names=NAMES, **settings):
@@ -70,6 +69,44 @@ def test_blocks_come_from_the_store_as_they_would_be_encoded(method, folder, pho
         kept = list(encoder(method, folder).blocks(photos, NAMES, 2, "images"))
         fresh = list(encoder(method, None).blocks(photos, NAMES, 2, "images"))
     assert method.encoded["photo"] == list(range(9))  # by the second
+    for one, other in zip(kept, fresh, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 20])
+def test_a_file_that_is_listed_twice_has_its_rows_at_both_places(method, folder, photos, size):
+    twice = photos.select(np.array([0, 1, 0, 2, 3, 2, 2, 1, 4]))
+    plain, _ = whole(method, None, twice, size=size)
+    for encoded in (9, 0):  # the second time from the store
+        made, numbers = whole(method, folder, twice, size=size)
+        assert len(numbers) == encoded
+        assert_same(made, plain)
+
+
+def test_an_unreadable_file_is_tried_again(method, folder, photos):
+    def away(file, modality):
+        if file.name.startswith("3-"):
+            raise InputError(f"{file}: unreadable (away).")
+        return picture(file, modality)
+
+    (kept, _, faults), _ = whole(method, folder, photos, levels=away)
+    assert 3 not in kept and list(faults) == [3]
+    made, encoded = whole(method, folder, photos)
+    assert encoded == [3]
+    assert_same(made, whole(method, None, photos)[0])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_blocks_of_what_is_stored_and_what_is_unreadable(method, folder, photos, size):
+    def away(file, modality):
+        if file.name.startswith(("3-", "4-")):
+            raise InputError(f"{file}: unreadable (away).")
+        return picture(file, modality)
+
+    with torch.inference_mode():
+        fresh = list(encoder(method, None, away).blocks(photos, NAMES, size, "images"))
+        whole(method, folder, photos, levels=away)
+        kept = list(encoder(method, folder, away).blocks(photos, NAMES, size, "images"))
     for one, other in zip(kept, fresh, strict=True):
         assert_same(one, other)
 
