@@ -1,33 +1,21 @@
-"""The plain network, with which stages are compared: that of tests/plain_network.py in fp32."""
-
-import importlib.util
-from pathlib import Path
+"""The plain network as a measure, in fp32."""
 
 import torch
 
+from benches.plain_network import plain_pair_logits
 from utils.speed import median_seconds, operations_of
 
 BLOCK = 20  # sketches, and photos
 SHARE = 0.4  # of the fp32 peak, which the plain network has to reach to be a fair measure
 
 
-def plain_network():
-    """The module of that name in tests/, which is no package."""
-    file = Path(__file__).parents[1] / "tests" / "plain_network.py"
-    spec = importlib.util.spec_from_file_location("plain_network", file)
-    network = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(network)
-    return network
-
-
 def plain_pair(method, device, repeat: int) -> dict:
     """Seconds and operations of a pair, in a block of 20 x 20."""
-    network = plain_network()
     shape = (BLOCK, method.tokenizer.tokens + 1, method.tokenizer.width)
     sketches, photos = (torch.randn(shape, device=device) for _ in range(2))
 
     def run():
-        network.plain_pair_logits(method, sketches, photos)
+        plain_pair_logits(method, sketches, photos)
 
     operations = operations_of(run) / BLOCK**2
     seconds = median_seconds(run, device, min(repeat, 3)) / BLOCK**2

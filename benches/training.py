@@ -1,6 +1,6 @@
 """How fast training is: from image files to batches, and through whole steps.
 
-"Plain" training is that of the network in tests/plain_network.py, in fp32, with AdamW's default
+"Plain" training is that of the network in plain_network.py, in fp32, with AdamW's default
 implementation, and memory that goes back to the system.
 """
 
@@ -8,6 +8,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from benches.figures import megabytes, peaks_of
 from benches.noise import draw_noise_classes
-from benches.plain import plain_network
+from benches.plain_network import make_plain
 from datasets.images import Preprocessing
 from model import build_model
 from options import train_options
@@ -36,7 +37,7 @@ SEED = 0
 
 def loader(args: Namespace, device: torch.device) -> dict:
     """Images a second from files to batches: of a plain dataset, as training does, and cached."""
-    preprocessing, figures = Preprocessing(args.side, HALF, HALF, crop=True), {}
+    preprocessing, figures = Preprocessing(args.side, HALF, HALF, crop=True, draft=True), {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as data workers have
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +129,7 @@ class Steps:
             self.method.compile()
         self.optimizer = build_optimizer(self.method)
         if not ours:
-            plain_network().make_plain(self.method)
+            make_plain(self.method)
             groups = self.method.parameter_groups()
             self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.preprocessing = Preprocessing(**self.method.inputs)
@@ -136,13 +137,14 @@ class Steps:
         self.batches = build_batches(
             self.method.batches,
             draw_noise_classes(folder, NOISE, SEED),
-            self.preprocessing,
+            replace(self.preprocessing, draft=True),
             EpochSampler((1 + args.steps) * args.batch, args.batch),
             draw_settings={
                 "seed": SEED,
                 "skip_bad": False,
                 "augmentation": settings.augment,
                 "per_class": settings.per_class,
+                "own_photo": settings.own_photo,
             },
             workers=args.num_workers,
             pin_memory=device.type == "cuda",

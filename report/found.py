@@ -18,7 +18,7 @@ from utils.files import reason
 from utils.logs import log, write_json
 
 RANKING, PAGE, STRIPS = "ranking.json", "index.html", "strips"
-SHOWN, IN_PAGE = 50, 2000  # photos of a sketch, of all sketches, in pictures and page
+SHOWN, IN_PAGE = 50, 2000  # photos in the page: of a sketch, of all sketches
 THUMBNAIL, QUALITY = 192, 80  # px, of JPEG
 IN_A_LINE = 10  # photos of a strip
 LONGEST = 60  # letters of a sketch's name in that of its strip
@@ -77,7 +77,7 @@ def write_found(
         write_json(out / RANKING, _ranking(gallery, found, content))
         most = min(SHOWN, max(1, IN_PAGE // len(found)))
         if most < len(found[0].answer.photos):
-            log.info("pictures and page show the first %d photos of each sketch.", most)
+            log.info("the page shows the first %d photos of each sketch.", most)
         mean = sum(one.milliseconds for one in found) / len(found)
         facts = {
             "gallery": f"{gallery.folder.name}, {len(gallery):,} photos",

@@ -1,7 +1,5 @@
 """Metrics and best photos of each query: in memory and, while an evaluation runs, on disk."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +8,8 @@ import numpy as np
 
 from retrieval.metrics import METRICS
 from retrieval.store import FeatureStore, state_of
+from retrieval.stored import name_of_store
+from utils.files import reason
 from utils.logs import log
 
 KEPT = 200  # photos kept of each ranking
@@ -55,8 +55,7 @@ class Scores:
         stores: a folder of stores. key: all that scores depend on besides the query, as plain
         values. process: its number; each has a store. A disk that refuses is a warning.
         """
-        address = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        folder = self.folder = stores / f"{key['weights']}-{address}.scores"
+        folder = self.folder = stores / f"{name_of_store(key)}.scores"
         self.names = [
             f"{target} {path}"
             for path, target in zip(self.queries.path, self.queries.target, strict=True)
@@ -126,7 +125,6 @@ class Scores:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        reason = error.strerror or error
-        log.warning("%s: scores are not kept while this runs (%s).", self.folder, reason)
+        log.warning("%s: scores are not kept while this runs (%s).", self.folder, reason(error))
         self.store.close()
         self.store = None

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from retrieval.entries import Entries, State
 from utils.checksums import row_sums
 from utils.errors import InputError
-from utils.files import reserve
+from utils.files import reason, reserve
 from utils.lines import append_line, read_lines, write_lines
 from utils.logs import log
 
@@ -248,9 +248,8 @@ class FeatureStore(Entries):
                         raise OSError("it is too short")
                     rest = rest[read:]
         except OSError as error:
-            reason = error.strerror or error
             raise DamagedError(
-                f"{self._file(feature)}: cannot be read ({reason}). {self.advice}"
+                f"{self._file(feature)}: cannot be read ({reason(error)}). {self.advice}"
             ) from error
         return content
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.method import Features, Method
 from retrieval.store import FeatureStore, state_of
+from utils.files import reason
 from utils.logs import log
 
 SECONDS_TO_WAIT = 5  # for another program that is about to finish
@@ -91,7 +92,7 @@ class StoredList:
         try:
             self.store.add(names, states, rows)
         except OSError as error:
-            log.warning("%s: cannot be written (%s).", self.store.folder, error.strerror or error)
+            log.warning("%s: cannot be written (%s).", self.store.folder, reason(error))
             self.refused, self.writes = True, False
         return self.writes
 
@@ -112,8 +113,7 @@ class StoredList:
             shapes = {name: tuple(tensor.shape[1:]) for name, tensor in features.items()}
             size = self.store.reserve(shapes, missing)
         except OSError as error:
-            reason = error.strerror or error
-            log.warning("features are not kept in %s: %s.", self.store.folder, reason)
+            log.warning("features are not kept in %s: %s.", self.store.folder, reason(error))
             self.store.close()
             self.refused = True
             return
@@ -131,8 +131,13 @@ def features_of(checkpoint: Path) -> Path:
 
 def open_store(folder: Path, key: Mapping, types: Mapping[str, str]) -> FeatureStore:
     """The store with this key in a folder of stores."""
+    return FeatureStore(folder / name_of_store(key), key, types)
+
+
+def name_of_store(key: Mapping) -> str:
+    """The name of a store's folder: STORES matches it, and its beginning are the weights."""
     address = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:ADDRESS]
-    return FeatureStore(folder / f"{key['weights']}-{address}", key, types)
+    return f"{key['weights']}-{address}"
 
 
 def open_stored_list(
@@ -151,7 +156,7 @@ def open_stored_list(
         store = open_store(folder, key, types)
         found = StoredList(store, images, features)
     except OSError as error:
-        log.warning("features are not kept in %s: %s.", folder, error.strerror or error)
+        log.warning("features are not kept in %s: %s.", folder, reason(error))
         return None
     if found.known.any():
         count, of = int(found.known.sum()), len(images)

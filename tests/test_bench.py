@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import bench
-from benches.plain import plain_network
+from benches.plain_network import make_plain
 from benches.training import LOADER_REPEAT
 from datasets import DATASETS
 from datasets.images import Preprocessing
@@ -149,7 +149,7 @@ def test_the_plain_network_has_the_same_losses_and_gradients():
             losses["total"].backward()
             gradients = {n: p.grad.clone() for n, p in method.named_parameters()}
             found.append((losses, gradients))
-            plain_network().make_plain(method)
+            make_plain(method)
         for ours, plain in zip(*found, strict=True):
             for name, tensor in plain.items():
                 largest = max(1e-3, float(tensor.detach().abs().max()))

@@ -2,11 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import plain_network
 import pytest
 import torch
-from plain_network import plain_pair_logits
 
+from benches import plain_network
+from benches.plain_network import plain_pair_logits
 from model import build_model
 from model.zse.cross_attention import UnbiasedLayerNorm
 from model.zse.pairs import WORKING_SET, PairScorer, _norm_in_place

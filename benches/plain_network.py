@@ -1,6 +1,6 @@
 """ZSE-SBIR as the paper states it, pair by pair and with nothing saved.
 
-What the fast paths of model/ are held against, and the "plain" network that bench.py times. It
+The "plain" network that bench.py times, and that tests hold the fast paths of model/ against. It
 shares weights with a method, not code. Lin et al., CVPR 2023.
 """
 
