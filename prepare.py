@@ -5,6 +5,7 @@ from pathlib import Path
 
 from options import prepare_options
 from utils.errors import InputError, run_script
+from utils.files import check_folder
 from utils.logs import start_logging
 
 SHEET_CLASSES, SHEET_INSTANCES = 12, 4
@@ -21,6 +22,8 @@ def synthetic(args: Namespace) -> int:
     """Draw the built-in benchmark, unless it is there already with the same settings."""
     from datasets.synthetic import benchmark as drawn
 
+    if args.sheet:
+        check_folder(Path(args.sheet), "--sheet")
     settings = {name: getattr(args, name) for name in ("instances", "size", "seed")}
     wanted = {"version": drawn.STANDARD["version"], **settings}
     folder = Path(args.data_path) / drawn.LAYOUT.folder

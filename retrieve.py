@@ -1,5 +1,6 @@
 """Answer one's own sketches from a folder of photos: index it once, then search."""
 
+import shlex
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -50,7 +51,8 @@ def index(args: Namespace, device) -> int:
             f"index {built.index}: recall {built.recall:.4f} of the ten nearest photos against "
             f"exact search, with photos as queries; {duration(built.seconds['index'])}."
         )
-    print(f"search it: python retrieve.py search --gallery {folder} --sketch FILE --out DIR")
+    gallery = shlex.quote(str(folder))
+    print(f"search it: python retrieve.py search --gallery {gallery} --sketch FILE --out DIR")
     return 0
 
 

@@ -16,6 +16,7 @@ from options import (
     test_options,
 )
 from utils.errors import InputError, run_script
+from utils.files import check_folder
 from utils.logs import environment, log, start_logging, write_json
 from utils.run_folder import BEST
 from utils.world import is_main
@@ -27,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Score as the command line says; the exit status."""
     args = test_options(arguments)
     rankings = Path(args.save_rankings) if args.save_rankings else None
-    if rankings and not rankings.parent.is_dir():
-        raise InputError(f"--save_rankings {rankings}: there is no folder {rankings.parent}.")
+    if rankings:
+        check_folder(rankings, "--save_rankings")
     start_logging(quiet=not is_main())
     path = _checkpoint_path(args)
     log.info("loading PyTorch")
@@ -87,8 +88,9 @@ def _check_unseen(path: Path, checkpoint: dict, queries, allow_seen: bool) -> No
 
     if checkpoint["classes"] is None:
         log.warning(
-            "%s is a published checkpoint and does not say which classes it was trained on (the "
-            "public one: Sketchy, 25 unseen). On another split the result is not zero-shot.",
+            "%s does not say which classes it was trained on: it is a published checkpoint, or its "
+            "training started from one (the public one: Sketchy, 25 unseen). On another split the "
+            "result may not be zero-shot.",
             path,
         )
         return

@@ -56,7 +56,13 @@ def test_the_sheet_shows_photos_and_sketches(drawn, tmp_path):
         assert picture.width > 8 * 32 and picture.height > 12 * 32
         assert len(picture.convert("RGB").getcolors(maxcolors=10**7)) > 500
     with pytest.raises(InputError, match=r"--sheet .*cannot be written"):
-        run(root, *SMALL, "--sheet", tmp_path / "no/sheet.png")
+        run(root, *SMALL, "--sheet", tmp_path)
+
+
+def test_a_sheet_without_a_folder_is_refused_before_anything_is_drawn(tmp_path):
+    with pytest.raises(InputError, match=r"--sheet .*there is no folder .*no\."):
+        run(tmp_path, *SMALL, "--sheet", tmp_path / "no/sheet.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

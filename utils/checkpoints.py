@@ -41,9 +41,9 @@ def load_file(path: Path) -> dict:
         with torch.serialization.safe_globals(_numpy_scalar_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise errors of many kinds in an unpickler
-        reason = str(error).strip().split("\n")[0][:200]
+        first_line = str(error).strip().split("\n")[0][:200]
         raise InputError(
-            f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {reason}). "
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {first_line}). "
             "Is the download complete, and is it a file that torch.save wrote?"
         ) from error
     if not isinstance(content, Mapping):

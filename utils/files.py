@@ -7,10 +7,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from utils.errors import InputError
+
 TEMPORARY = r"\.\d+\.tmp"
 """How the names end that written_whole() writes under, as a regular expression."""
 
 WITHOUT_RESERVING = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of the file system
+
+
+def check_folder(file: Path, option: str) -> None:
+    """Refuse, before any work is done, a file that is to be written to a folder that is not there.
+
+    option: names the file on the command line. Raises InputError.
+    """
+    if not file.parent.is_dir():
+        raise InputError(f"{option} {file}: there is no folder {file.parent}. Make it first.")
 
 
 @contextmanager

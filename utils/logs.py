@@ -4,6 +4,7 @@ import json
 import logging
 import logging.handlers
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from utils.files import reason, written_whole
 SECONDS_BETWEEN_LINES = 60
 
 log = logging.getLogger("sbir")
+_started: datetime | None = None  # when start_logging() was called
 
 
 def start_logging(file: Path | None = None, quiet: bool = False) -> None:
@@ -30,6 +32,8 @@ def start_logging(file: Path | None = None, quiet: bool = False) -> None:
     InputError where the file cannot be opened. Where it cannot be written later, one warning goes
     to the console, and the file gets the messages that come after the trouble.
     """
+    global _started
+    _started = datetime.now().astimezone()
     kept = None if file is None else _open_log(file)
     logging.captureWarnings(True)
     console = logging.StreamHandler(sys.stderr)
@@ -79,7 +83,10 @@ def write_json(path: Path, content: object) -> None:
 
 
 def environment(device: str) -> dict:
-    """The circumstances of a number besides the options: versions, device, commit, command line."""
+    """The circumstances of a number besides the options: versions, device, commit, command line.
+
+    started: when start_logging() was called, None where it was not.
+    """
     import torch
 
     versions = {}
@@ -90,8 +97,8 @@ def environment(device: str) -> dict:
             versions[package] = None
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": _started and _started.isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -5,12 +5,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-AMP = ("off", "auto", "bf16", "fp16")
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def dtype_of(amp: str, device: torch.device) -> torch.dtype:
-    """The number format of a name in AMP.
+    """The number format that --amp names.
 
     "auto" is bfloat16 where the device multiplies matrices in it, else float16 on GPUs and float32
     on CPUs.
@@ -24,7 +23,10 @@ def dtype_of(amp: str, device: torch.device) -> torch.dtype:
 
 
 def trainable(amp: str, device: torch.device) -> str:
-    """The name in DTYPES that training takes: fp16 would need scaled losses, and is off."""
+    """In what training computes, as a name in DTYPES: bf16, or off.
+
+    Where dtype_of() is float16, training is in fp32: float16 would need scaled losses.
+    """
     return "bf16" if dtype_of(amp, device) == torch.bfloat16 else "off"
 
 

@@ -212,9 +212,9 @@ class RunFolder:
             self._make_ready()
             write()
         except (OSError, InputError) as error:
-            warning = f"{reason(error)}). {again}"
+            warning = f"({reason(error)}). {again}."
             if self._refusals.get(path.name) != warning:
-                log.warning("%s cannot be written (%s.", path, warning)
+                log.warning("%s cannot be written %s", path, warning)
             self._refusals[path.name] = warning
             return False
         if self._refusals.pop(path.name, None):

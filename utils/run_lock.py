@@ -37,9 +37,11 @@ class RunLock:
                 lock.acquire(timeout=0 if _lives(self._owner()) else SECONDS_TO_LEAVE)
         except Timeout as error:
             owner = self._owner()
-            who = " (process {process} on {host}, since {started})".format(**owner) if owner else ""
+            note = ""
+            if owner:
+                note = " (process {process} on {host}, since {started})".format(**owner)
             raise InputError(
-                f"{self.folder}: another run writes there{who}. Choose another --save, or stop "
+                f"{self.folder}: another run writes there{note}. Choose another --save, or stop "
                 "that run."
             ) from error
         except (OSError, NotImplementedError) as error:
@@ -53,7 +55,7 @@ class RunLock:
             self._file = None
             return
         try:
-            self._say_who()
+            self._write_owner()
         except BaseException:
             lock.release()
             raise
@@ -85,7 +87,7 @@ class RunLock:
             self._lock.release()
             self._lock = None
 
-    def _say_who(self) -> None:
+    def _write_owner(self) -> None:
         if self._me is None:
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             self._me = {"process": os.getpid(), "host": socket.gethostname(), "started": started}

@@ -14,7 +14,7 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 
 
 def seed_step(*numbers: int) -> None:
-    """Seed torch, which dropout draws from, by numbers that tell one step from all others.
+    """Seed torch, from which dropout draws. numbers: name one step; no two steps have the same.
 
     The random numbers of a step then depend on nothing before it: neither on other steps nor on
     validation nor on interruptions.

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-SIDES = {"cpu": (2048, 4096), "cuda": (4096, 8192)}  # of the matrices that tell the peak
+SIDES = {"cpu": (2048, 4096), "cuda": (4096, 8192)}
+"""Sides of the square matrices whose products measure the peak speed, by type of device."""
 
 
 def seconds_of(run: Callable[[], object], device: torch.device) -> float:
@@ -31,12 +32,12 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeat: int)
     return statistics.median(seconds_of(run, device) for _ in range(repeat))
 
 
-def peak_speed(device: torch.device, dtype: torch.dtype, repeat: int = 9) -> float:
-    """The speed of products of square matrices, of the size that is best: operations a second."""
+def peak_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """The highest speed of a product of matrices with one of SIDES, in operations a second."""
     speeds = []
     for side in SIDES[device.type]:
         matrix = torch.randn(side, side, device=device).to(dtype)
-        speeds.append(2 * side**3 / median_seconds(lambda m=matrix: m @ m, device, repeat))
+        speeds.append(2 * side**3 / median_seconds(lambda m=matrix: m @ m, device, repeat=9))
     return max(speeds)
 
 

@@ -3,15 +3,37 @@
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 from full_disk import run_with_limits
 
-from utils.files import TEMPORARY, append_lines, append_whole, reason, reserve, written_whole
+from utils.errors import InputError
+from utils.files import (
+    TEMPORARY,
+    append_lines,
+    append_whole,
+    check_folder,
+    reason,
+    reserve,
+    written_whole,
+)
 
 
 def files(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# ---- before anything is written
+
+
+def test_a_file_needs_the_folder_that_it_is_to_go_to(tmp_path, monkeypatch):
+    check_folder(tmp_path / "any.json", "--json")
+    monkeypatch.chdir(tmp_path)
+    check_folder(Path("any.json"), "--json")
+    with pytest.raises(InputError) as error:
+        check_folder(Path("absent/any.json"), "--json")
+    assert str(error.value) == "--json absent/any.json: there is no folder absent. Make it first."
 
 
 # ---- whole files

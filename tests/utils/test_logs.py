@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import warnings
+from datetime import datetime
 
 import pytest
 
@@ -234,7 +235,7 @@ def test_json_that_cannot_be_written_leaves_the_former_file(tmp_path):
 
 
 def test_environment_tells_what_a_number_depends_on(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "-d", "Quickdraw"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "-d", "Quickdraw", "-s", "a run"])
     found = environment("cpu")
     assert set(found) == {
         "command",
@@ -251,11 +252,21 @@ def test_environment_tells_what_a_number_depends_on(monkeypatch):
         "gpu",
         "threads",
     }
-    assert found["command"] == "train.py -d Quickdraw"
+    assert found["command"] == "train.py -d Quickdraw -s 'a run'"  # to be typed as it is
     assert found["device"] == "cpu" and found["gpu"] is None
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{12}\+?", found["commit"])
     assert json.loads(json.dumps(found)) == found
+
+
+def test_started_is_the_time_of_the_start_and_not_of_the_question(monkeypatch):
+    monkeypatch.setattr(logs, "_started", None)
+    assert environment("cpu")["started"] is None
+    logs.start_logging()
+    start = datetime.now().astimezone()
+    monkeypatch.setattr(logs, "datetime", None)  # what is asked for later asks for no time
+    found = datetime.fromisoformat(environment("cpu")["started"])
+    assert abs((found - start).total_seconds()) < 5 and found.tzinfo is not None
 
 
 def test_packages_that_are_not_installed_have_no_version(monkeypatch):

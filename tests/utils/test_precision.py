@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from utils.precision import (
-    AMP,
     DTYPES,
     dtype_of,
     flushed_denormals,
@@ -25,7 +24,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_a_format_may_be_named(device):
     named = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     assert {name: dtype_of(name, device) for name in named} == named
-    assert set(AMP) == {"auto", *named} and named == DTYPES
+    assert named == DTYPES
 
 
 @pytest.mark.parametrize(("amx", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
