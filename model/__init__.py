@@ -111,8 +111,7 @@ def rebuild_model(
             )
     state, may_miss = plain_state(checkpoint["model"]), ()
     if not resumed:
-        may_miss = method.training_only
-        state = {name: t for name, t in state.items() if not name.startswith(may_miss)}
+        may_miss, state = method.training_only, method.without_training(state)
     load_strictly(method, state, str(source), may_miss)
     return method
 
@@ -131,7 +130,7 @@ def checkpoint_of(method: "Method", training: bool) -> dict:
             "with --resume, and with --clip 1 or --amp off."
         )
     if not training:
-        state = {n: t for n, t in state.items() if not n.startswith(method.training_only)}
+        state = method.without_training(state)
     return {
         "format": FORMAT,
         "method": method.name,

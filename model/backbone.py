@@ -88,7 +88,7 @@ def load_pretrained(vit: str, path: Path | None) -> tuple[dict[str, Tensor], str
             places = ", ".join(str(folder / path) for folder in FOLDERS)
             raise InputError(f"--pretrained_path {path}: no such file (looked for {places}).")
         return load_file(found), str(found)
-    if vit.split(".")[0] == PUBLISHED_VIT and "." not in vit:
+    if vit == PUBLISHED_VIT:
         found = _look_for(Path(PUBLISHED_FILE))
         if found is not None:
             return load_file(found), str(found)
@@ -133,7 +133,7 @@ def _check_reachable(vit: str) -> None:
 
 
 def _why_not_plain(vit: nn.Module) -> str | None:
-    """What about a model the tokenizer could not follow; None for a plain ViT."""
+    """Why the tokenizer cannot use a model, to follow its name; None for a plain ViT."""
     if not isinstance(vit, VisionTransformer):
         return "is not a Vision Transformer"
     if not isinstance(vit.patch_embed, PatchEmbed) or vit.patch_embed.proj.in_channels != 3:

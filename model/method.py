@@ -87,6 +87,11 @@ class Method(nn.Module, ABC):
         score = self.pair_scorer(torch.float32)
         return score(score.prepare(queries, "sketch"), score.prepare(gallery, "photo"))
 
+    @final
+    def without_training(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict without the tensors that only the losses use."""
+        return {n: t for n, t in state.items() if not n.startswith(self.training_only)}
+
     def parameter_groups(self) -> list[dict]:
         """Parameters for the optimiser, with a learning rate or decay of their own where needed."""
         return [{"params": list(self.parameters())}]

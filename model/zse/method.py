@@ -3,6 +3,7 @@
 Lin et al., Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style, CVPR 2023.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -59,7 +60,7 @@ class ZSE(Method):
             settings,
             width=width,
             hidden=settings.hidden or width * 4 // 3,
-            anchors=_checked_anchors(tokens, settings.anchors),
+            anchors=_checked_anchors(settings, tokens),
         )
         self.settings, self.batches = settings, settings.draws
         self.cross_attention = CrossAttention(
@@ -162,6 +163,12 @@ class ZSE(Method):
         """Compute activations inside blocks again on the way back."""
         self.tokenizer.checkpointing = self.cross_attention.checkpointing = True
 
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Keep a temperature that is learned from falling below 1 / HIGHEST_SCALE."""
+        if self.settings.contrastive_weight and self.settings.learn_temperature:
+            self.contrastive_scale.clamp_(max=math.log(HIGHEST_SCALE))
+
     def _weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses times their weights. One of weight 0 is not named.
 
@@ -206,7 +213,7 @@ class ZSE(Method):
         losses = {}
         targets = batch["sketch_targets"], batch["photo_targets"]
         if self.settings.contrastive_weight:
-            temperature = 1 / self.contrastive_scale.exp().clamp(max=HIGHEST_SCALE)
+            temperature = 1 / self.contrastive_scale.exp()
             of_all = [gather_rows(rows) for rows in (sketches, photos, *targets)]
             losses["contrastive"] = classwise_contrastive(*of_all, temperature)
         if self.classifier is not None:
@@ -232,25 +239,29 @@ def _triplet(sketches: Tensor, photos: Tensor) -> Tensor:
 def _check_width(settings: ZSESettings, width: int) -> None:
     if settings.width not in (None, width):
         raise InputError(
-            f"d_model {settings.width} does not go with {settings.vit}, which has width {width}."
+            f"--d_model {settings.width}: the tokens of {settings.vit} have width {width}. Leave "
+            "--d_model out, or choose another --vit."
         )
     if width % settings.heads:
         possible = [n for n in range(1, 65) if width % n == 0]
         raise InputError(
-            f"{settings.heads} heads do not divide the width {width}; possible: {possible}."
+            f"--head {settings.heads}: does not divide the tokens' width {width}. Choose one of "
+            f"{', '.join(map(str, possible))}."
         )
 
 
-def _checked_anchors(tokens: int, wanted: int | None) -> int:
-    possible = possible_anchors(tokens)
+def _checked_anchors(settings: ZSESettings, tokens: int) -> int:
+    """How many anchors an image has, of so many patch tokens."""
+    wanted, possible = settings.anchors, possible_anchors(tokens)
     if not possible:
         raise InputError(
-            f"{tokens} patch tokens are left by this keep rate, which is not a square number: the "
-            "relation network needs one. With 196 tokens take 1 (196 stay) or 0.9 (144 stay)."
+            f"--keep_rate {settings.keep_rate:g}: leaves {tokens} patch tokens, and the relation "
+            "network needs a square number of them, 4 or more. Choose 1, which keeps all, or "
+            "another rate: 0.9 leaves 144 of 196."
         )
     if wanted is not None and wanted not in possible:
         raise InputError(
-            f"{wanted} anchors are impossible with {tokens} patch tokens: choose {possible[0]} "
-            f"(down-sampled 2 x 2) or {possible[1]} (all tokens)."
+            f"--anchor_number {wanted}: is impossible with {tokens} patch tokens. Choose "
+            f"{possible[0]} (down-sampled 2 x 2) or {possible[1]} (all tokens)."
         )
     return wanted or possible[0]

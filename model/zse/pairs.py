@@ -173,9 +173,11 @@ def _do_all(score: Callable, jobs: list, logits: Tensor) -> None:
         for job in jobs:
             score(job)
         return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(torch.inference_mode()(score), jobs))
-    torch.set_num_threads(threads)  # what threads to come start with, too
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(torch.inference_mode()(score), jobs))
+    finally:
+        torch.set_num_threads(threads)  # of all threads that start later, too
 
 
 class _MergedLayer:

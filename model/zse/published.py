@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.zse.settings import ZSESettings
 from utils.checkpoints import load_file, load_strictly, plain_state, save_atomically
 from utils.errors import InputError, run_script
+from utils.files import check_folder
 
 # Ours on the left; a digit in braces is the same number on both sides.
 _TOKENIZER = {
@@ -174,7 +175,10 @@ def _translate(name: str, names: Mapping[str, str]) -> str:
 
 
 def _settings_from_shapes(state: Mapping[str, Tensor], source: str, vit: str | None) -> dict:
-    """The constructor's arguments that published tensors tell by their number and shape."""
+    """The settings that follow from the number and the shapes of published tensors.
+
+    vit: the name that the user gave, for a ViT whose width and depth are those of no known one.
+    """
     try:
         width = state["sa.model.cls"].shape[-1]
         hidden = state["ca.encoder.layer1.0.feed_forward.w_1.weight"].shape[0]
@@ -211,8 +215,7 @@ def _main() -> None:
     checkpoint = load_file(ours)
     if checkpoint.get("method") != ZSESettings.method:
         raise InputError(f"{ours}: is not a ZSE-SBIR checkpoint of ours.")
-    if not theirs.parent.is_dir():
-        raise InputError(f"{theirs.parent}: no such folder.")
+    check_folder(theirs, "THEIRS")
     save_atomically(to_published(checkpoint), theirs)
     print(f"wrote {theirs}")
 

@@ -11,7 +11,7 @@ from model.settings import TrainingSettings, setting
 
 @dataclass(frozen=True)
 class ZSESettings(TrainingSettings):
-    """Defaults are the published values."""
+    """The settings of ZSE-SBIR; their defaults are the published values."""
 
     method: ClassVar[str] = "zse_sbir"
     former: ClassVar[tuple[str, ...]] = ("classes", "distillation_weight")
@@ -187,8 +187,9 @@ STRONG = ZSESettings(
     classification_weight=0.5,
 )
 
-# Without pretrained weights. The relation network, at full weight and with a score that starts as
-# the tokens' cosine, would keep an untrained tokenizer in one point.
+# For training without pretrained weights. With the full weight of the relation loss, and with a
+# score that starts as the cosine of the retrieval tokens (the shortcut), an untrained tokenizer
+# would go on giving all images the same tokens.
 FROM_SCRATCH = replace(
     STRONG,
     own_photo=0.0,

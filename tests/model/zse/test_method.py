@@ -345,15 +345,26 @@ def test_the_temperature_stays_unless_it_is_to_learn(draw_classes):
         assert torch.equal(method.contrastive_scale, start) != learns
 
 
-@torch.no_grad()
-def test_the_temperature_falls_no_lower_than_a_hundredth(draw_classes):
-    method, batch = _untrained(contrastive_weight=1.0).eval(), draw_classes()
-    made = []
-    for temperature in (0.02, 0.01, 0.001):
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("temperature", [0.02, 0.01, 0.001])
+def test_a_temperature_that_is_learned_is_a_hundredth_or_more_after_a_step(temperature, learns):
+    method = _untrained(contrastive_weight=1.0, learn_temperature=learns)
+    with torch.no_grad():
         method.contrastive_scale.fill_(-math.log(temperature))
-        made.append(method.losses(batch, 0.0)["contrastive"])
-    torch.testing.assert_close(made[2], made[1])
-    assert not torch.allclose(made[1], made[0])
+    method.after_step(1)
+    kept = max(temperature, 0.01) if learns else temperature
+    assert (1 / method.contrastive_scale.exp()).item() == pytest.approx(kept)
+
+
+def test_the_lowest_temperature_can_be_learned_away_from(draw_classes):
+    method = _untrained(contrastive_weight=1.0, learn_temperature=True)
+    with torch.no_grad():
+        method.contrastive_scale.fill_(math.log(1000))
+    method.after_step(1)
+    method.losses(draw_classes(), 0.0)["contrastive"].backward()
+    assert method.contrastive_scale.grad != 0
+    for settings in ({"contrastive_weight": 0.0}, {"learn_temperature": False}):
+        _untrained(**settings).after_step(1)  # nothing to keep
 
 
 def test_without_the_contrastive_loss_there_is_no_temperature():
@@ -516,11 +527,14 @@ def test_the_image_is_as_the_vit_wants_it():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"anchors": 49}, r"49 anchors .*100 patch tokens.* 25 .* 100 "),
-        ({"keep_rate": 0.86, "anchors": 25}, r"25 anchors .*64 patch tokens.* 16 .* 64 "),
-        ({"keep_rate": 0.9}, r"73 patch tokens .*not a square"),
-        ({"width": 768}, r"d_model 768 .*test_vit.* 64"),
-        ({"heads": 5}, r"5 heads .*width 64.*\[1, 2, 4, 8, 16, 32, 64\]"),
+        ({"anchors": 49}, r"^--anchor_number 49: .*100 patch tokens.* 25 .* 100 "),
+        (
+            {"keep_rate": 0.86, "anchors": 25},
+            r"^--anchor_number 25: .*64 patch tokens.* 16 .* 64 ",
+        ),
+        ({"keep_rate": 0.9}, r"^--keep_rate 0\.9: leaves 73 patch tokens, .*a square number"),
+        ({"width": 768}, r"^--d_model 768: .*test_vit have width 64"),
+        ({"heads": 5}, r"^--head 5: .*width 64.* 1, 2, 4, 8, 16, 32, 64\."),
         ({"downsampling": "other"}, r"'other'.*published.*spatial"),
     ],
 )

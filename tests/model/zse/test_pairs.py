@@ -54,6 +54,16 @@ def test_every_pair_has_the_logit_of_the_plain_network(changed, encoded):
     torch.testing.assert_close(made, plain, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("shortcut", [True, False])
+@torch.inference_mode()
+def test_a_shortcut_reads_the_retrieval_vectors_that_it_is_given(shortcut, encoded):
+    """Not those of the tokens: means over views, and expanded ones, reach it."""
+    method, queries, gallery = encoded(shortcut=shortcut)
+    other = {**queries, "retrieval": queries["retrieval"].flip(-1)}
+    made = [method.pair_similarity(sketches, gallery) for sketches in (queries, other)]
+    assert torch.allclose(*made) != shortcut
+
+
 @pytest.mark.parametrize("at_a_time", [1, 2, 5])
 @torch.inference_mode()
 def test_pairs_do_not_depend_on_how_many_are_scored_at_a_time(at_a_time, encoded, monkeypatch):
@@ -161,6 +171,25 @@ def test_threads_score_what_one_does_and_their_number_stays(mode, encoded, monke
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(*made, rtol=1e-5, atol=2e-6)
+
+
+def test_an_error_in_a_thread_leaves_their_number_as_it_was(encoded, monkeypatch):
+    def fail(*_):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(PairScorer, "pairs_at_a_time", lambda self, tokens: 2)
+    method, queries, gallery = encoded()
+    score, before = method.pair_scorer(torch.float32), torch.get_num_threads()
+    score._score = fail
+    prepared = score.prepare(queries, "sketch"), score.prepare(gallery, "photo")
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(MemoryError):
+            score(*prepared)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow
