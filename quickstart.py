@@ -13,8 +13,10 @@ from pathlib import Path
 
 from options import quickstart_options, result_name, test_options
 from utils.errors import InputError, run_script
+from utils.files import reason
 from utils.logs import duration, write_json
 from utils.run_folder import BEST, LAST
+from utils.signals import SIGNALS, handled_by
 
 NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
 TRAINING = "--anchor_number 36 --batch 32 --datasetLen 3200 --epoch 8 --validate none --amp off"
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         "trained, -r sa": _score(save / "trained", [*shared, "-r", "sa", "--testall", *PICTURES]),
         "trained, -r rn": _score(save / "trained", [*shared, "-r", "rn", *PICTURES]),
     }
-    rows = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in scored.items()}
+    rows = {name: _read(file) for name, file in scored.items()}
     rows = {"random ranking": rows["untrained, -r sa"]["chance"], **rows}
     table = {name: {c: row[key] for c, key in COLUMNS.items()} for name, row in rows.items()}
     write_json(save / "table.json", table)
@@ -73,30 +75,46 @@ def _score(folder: Path, options: list[str]) -> Path:
     return folder / result_name(test_options(words), BEST, "json")
 
 
+def _read(file: Path) -> dict:
+    """The results that test.py has written. Raises InputError."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: test.py left no results there ({reason(error)}); what it said stands above."
+        ) from error
+
+
 def _run(script: str, *options: str) -> None:
-    """Print a command and run it. Raises InputError where it fails."""
+    """Print a command and run it. Raises InputError where it fails; ends where it is stopped."""
     print(f"\n$ python {script} {shlex.join(options)}", flush=True)
     place = Path(__file__).resolve().parent / script
     status = _status_of([sys.executable, str(place), *options])
-    if status > 128:
-        raise InputError(f"{script} was stopped; the same command goes on from there.")
+    number = -status if status < 0 else status - 128  # of the signal that ended it, if one did
+    if number in SIGNALS:
+        print(f"{script} was stopped; the same command goes on from there.", file=sys.stderr)
+        sys.exit(128 + number)
+    if status < 0:
+        raise InputError(
+            f"{script} was ended by signal {number} ({signal.strsignal(number)}); the same command "
+            "goes on from there."
+        )
     if status:
         raise InputError(f"{script} ended with exit status {status}; what it said stands above.")
 
 
 def _status_of(command: list[str]) -> int:
-    """Run a command to its end. What Ctrl-C and SIGTERM mean is for it to decide."""
+    """Run a command to its end; its exit status, or less than 0: the signal that ended it.
+
+    What Ctrl-C and SIGTERM mean is for the command to decide.
+    """
     process = subprocess.Popen(command)
     handlers = {
         signal.SIGINT: lambda *_: None,  # a terminal sends it to the command as well
         signal.SIGTERM: lambda number, _: process.send_signal(number),
     }
-    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        return process.wait() % 256  # a command that a signal killed has a negative status
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    with handled_by(handlers):
+        return process.wait()
 
 
 def _show(table: dict) -> None:

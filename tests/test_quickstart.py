@@ -108,12 +108,47 @@ def test_the_suggested_commands_are_accepted(calls, tmp_path, capsys):
         options.train_options(getattr(args, "training", []))
 
 
-@pytest.mark.parametrize(("status", "said"), [(3, "exit status 3"), (130, "goes on")])
-def test_a_step_that_fails_or_is_stopped_ends_it_with_a_sentence(
-    status, said, monkeypatch, tmp_path
-):
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (3, "ended with exit status 3"),
+        (137, "ended with exit status 137"),
+        (-signal.SIGKILL, r"was ended by signal 9 \(Killed\); the same command goes on"),
+        (-signal.SIGSEGV, r"was ended by signal 11 \(Segmentation fault\)"),
+    ],
+)
+def test_a_step_that_fails_ends_it_with_a_sentence(status, said, monkeypatch, tmp_path):
     monkeypatch.setattr(quickstart, "_status_of", lambda command: status)
-    with pytest.raises(InputError, match=rf"train\.py .*{said}"):
+    with pytest.raises(InputError, match=rf"^train\.py {said}"):
+        quickstart.main(["--save", str(tmp_path)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_step_that_is_stopped_stops_it_with_the_same_exit_status(
+    number, noted, monkeypatch, tmp_path, capsys
+):
+    """noted: the step has ended by itself, once it had saved."""
+    monkeypatch.setattr(quickstart, "_status_of", lambda _: 128 + number if noted else -number)
+    with pytest.raises(SystemExit) as ended:
+        quickstart.main(["--save", str(tmp_path)])
+    assert ended.value.code == 128 + number
+    said = "train.py was stopped; the same command goes on from there.\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_results_that_are_not_there_are_a_sentence(content, calls, monkeypatch, tmp_path):
+    run = quickstart._status_of
+
+    def run_and_lose(command):
+        run(command)
+        for file in tmp_path.glob("*/*.rn.*.json"):
+            file.unlink() if content is None else file.write_text(content)
+        return 0
+
+    monkeypatch.setattr(quickstart, "_status_of", run_and_lose)
+    with pytest.raises(InputError, match=r"trained.*\.rn\..*json: test\.py left no results there"):
         quickstart.main(["--save", str(tmp_path)])
 
 

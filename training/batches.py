@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.benchmark import PHOTO, SKETCH, ImageList
 from datasets.images import Preprocessing
-from training.augment import AUGMENTATIONS, augment
+from training.augment import augment
 from training.picture_cache import PictureCache, open_picture_cache
 from training.reading import NOTHING, Reading
 from utils.errors import InputError
@@ -33,7 +33,7 @@ class Draws(Dataset):
       chances                           (K, 2) float32, uniform in [0, 1): for mining, of a sketch
       unreadable                        a sentence for each file that could not be read
     With skip_bad another draw takes the place of one with such a file; else 'sketches' is None.
-    augmentation: a kind of training/augment.py. per_class: images of each modality that a draw has.
+    augmentation: a key of augment.RANGES. per_class: images of each modality that a draw has.
     own_photo: how often, where file names show it, a sketch comes with the photo it was drawn from.
     cache: of the prepared pictures. reading: where workers note what they read.
     """
@@ -51,8 +51,6 @@ class Draws(Dataset):
         cache: PictureCache | None = None,
         reading: Reading | None = None,
     ):
-        if augmentation not in AUGMENTATIONS:
-            raise InputError(f"augmentation {augmentation!r}: choose from {AUGMENTATIONS}.")
         self.images = images
         self.preprocessing = preprocessing
         self.seed = seed
@@ -162,7 +160,11 @@ class Classes(Draws):
     """
 
     def draw(self, epoch: int, number: int, attempt: int = 0) -> tuple[int, ...]:
-        """Indices of sketches, then of photos; each once unless the class has too few."""
+        """Indices of sketches, then of photos.
+
+        Each once unless the class has too few; but a photo that own_photo puts beside its sketch
+        may also have been drawn for another one.
+        """
         deal, position = divmod(number, len(self.targets))
         dealing = np.random.default_rng([self.seed, epoch, deal, 0, DEALING])
         c = dealing.permutation(len(self.targets))[(position + attempt) % len(self.targets)]
@@ -238,11 +240,11 @@ def build_batches(
     cache_images: Path | None = None,
     **loader_settings,
 ) -> DataLoader:
-    """A loader of training batches of the kind a method asks for (Method.batches).
+    """A loader of training batches. kind: a key of BATCHES, as a method names it in `batches`.
 
-    draw_settings: more arguments of Draws. cache_images: the folder that keeps prepared pictures.
-    loader_settings: more arguments of torch's DataLoader. Where a worker dies, ask
-    training.reading.explain_dead_worker.
+    draw_settings: further arguments of Draws. cache_images: the folder that keeps prepared
+    pictures. loader_settings: further arguments of torch's DataLoader. If a worker dies, torch
+    raises an error that training.reading.explain_dead_worker() explains.
     """
     dataset = BATCHES[kind](
         images,

@@ -19,7 +19,9 @@ from utils.precision import DTYPES, half_where_safe
 from utils.world import is_main, world_size
 
 STEPS_BETWEEN_REPORTS = 50
-WARM_UP = 0.1  # share of the training over which the cosine schedule rises
+WARM_UP = 0.1  # share of the training in which a factor of the cosine schedule rises
+
+PICTURES = ("sketches", "photos")
 
 Losses = dict[str, Tensor]
 
@@ -28,14 +30,19 @@ Losses = dict[str, Tensor]
 class EpochResult:
     """What an epoch (or what was left of it) did.
 
-    steps: optimiser steps since the start of the epoch, earlier runs' included. finished: whether
-    the epoch was completed. losses: means over this run's steps. unreadable: a sentence a file.
+    steps: optimiser steps since the start of the epoch, those of earlier runs too; of: how many it
+    has. losses: means over the steps of this run. unreadable: a sentence for each such file.
     """
 
     steps: int
-    finished: bool
+    of: int
     losses: dict[str, float] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the epoch is at its end."""
+        return self.steps == self.of
 
 
 class NonFiniteLossError(InputError):
@@ -57,6 +64,22 @@ class NonFiniteLossError(InputError):
         self.step, self.losses, self.numbers = step, losses, numbers
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What train_one_epoch() calls.
+
+    before_step: with the number of steps of the epoch that are done; after_step: with one more.
+    stop: once in each step; True ends the epoch after it. report: with the number of steps done;
+    with images_per_second, data_wait (share of the time) and gradient_norm (of the last step); and
+    with the mean losses since the last report.
+    """
+
+    before_step: Callable[[int], None]
+    after_step: Callable[[int], None]
+    stop: Callable[[], bool]
+    report: Callable[[int, dict[str, float], dict[str, float]], None]
+
+
 def train_one_epoch(
     model: nn.Module,
     batches: Iterable[dict],
@@ -66,58 +89,43 @@ def train_one_epoch(
     device: torch.device,
     epoch: int,
     steps: int,
-    first_step: int = 0,
-    normalise: Callable[[Tensor], Tensor] = lambda levels: levels,
-    skip_bad: bool = False,
-    before_step: Callable[[int], None] = lambda step: None,
-    after_step: Callable[[int], None] = lambda step: None,
-    stop: Callable[[], bool] = lambda: False,
-    report: Callable[[int, dict[str, float], dict[str, float]], None] = lambda *_: None,
+    first_step: int,
+    normalise: Callable[[Tensor], Tensor],
+    skip_bad: bool,
+    hooks: Hooks,
 ) -> EpochResult:
     """Optimise a method (or DDP around one) over the batches of one epoch.
 
     settings: epochs, schedule, amp (in utils.precision.DTYPES), accumulate, clip. epoch: from 0.
     steps: in a whole epoch; first_step: where `batches` begins. normalise: levels of pictures, on
-    the device -> input of the network. before_step: called with the steps of the epoch done so far,
-    after_step with one more. stop: called in each step; True ends the epoch after it. report:
-    called with the step; with images_per_second, data_wait (share of the time) and gradient_norm
-    (of the last step); and with mean losses since the last report. Raises InputError for an
-    unreadable file (unless skip_bad) and NonFiniteLossError.
+    the device -> input of the network. Raises InputError for an unreadable file (unless skip_bad)
+    and NonFiniteLossError.
     """
     method = model.module if hasattr(model, "module") else model
     model.train()
-    result = EpochResult(steps=first_step, finished=first_step == steps)
-    of_epoch, of_report = _Means(), _Means()
-    clock = _Clock()
-    grouped = _grouped(batches, settings.accumulate)
-    shown = progress(grouped, steps - first_step, f"epoch {epoch + 1} of {settings.epochs}")
-    for parts in clock.waits(shown if is_main() else grouped):
-        before_step(result.steps)
-        for part in parts:
-            _note_unreadable(part, skip_bad, result.unreadable)
-        numbers = [number for part in parts for number in _pop_numbers(part)]
-        parts = [on_device(part, device, normalise) for part in parts]
-        clock.images += sum(len(t) for part in parts for t in part.values() if t.dim() == 4)
-        set_rates(optimizer, settings, (epoch + (result.steps + 0.5) / steps) / settings.epochs)
+    result = EpochResult(steps=first_step, of=steps)
+    of_epoch, of_report, clock = _Means(), _Means(), _Clock()
+    for parts in clock.waits(_by_steps(batches, settings, epoch, steps - first_step)):
+        hooks.before_step(result.steps)
+        parts, numbers = _opened(parts, device, normalise, skip_bad, result.unreadable)
+        start, middle = ((epoch + (result.steps + i) / steps) / settings.epochs for i in (0, 0.5))
+        set_rates(optimizer, settings, middle)
         optimizer.zero_grad(set_to_none=True)
-        done = (epoch + result.steps / steps) / settings.epochs
-        losses, finite = _find_gradient(model, parts, done, device, DTYPES[settings.amp])
-        stopping, bad = any_process(stop(), not finite)
+        losses, finite = _find_gradient(model, parts, start, device, DTYPES[settings.amp])
+        stopping, bad = any_process(hooks.stop(), not finite)
         if bad:
             raise NonFiniteLossError(epoch, result.steps + 1, losses, numbers)
-        result.finished = result.steps + 1 == steps
-        reported = result.finished or (result.steps + 1) % STEPS_BETWEEN_REPORTS == 0
+        reported = result.steps + 1 == steps or (result.steps + 1) % STEPS_BETWEEN_REPORTS == 0
         norm = _gradient_norm(method, settings.clip) if settings.clip or reported else None
         optimizer.step()
         result.steps += 1
         method.after_step(epoch * steps + result.steps)
-        after_step(result.steps)
-        for part in losses:
-            of_epoch.add(part)
-            of_report.add(part)
+        hooks.after_step(result.steps)
+        of_epoch.add(losses)
+        of_report.add(losses)
         if reported:
             means = of_report.pop()  # waits for the device
-            report(result.steps, {**clock.pop(), "gradient_norm": norm.item()}, means)
+            hooks.report(result.steps, {**clock.pop(), "gradient_norm": norm.item()}, means)
         if stopping:
             break
     result.losses = of_epoch.pop()
@@ -139,7 +147,7 @@ def losses_of(
 
 
 def set_rates(optimizer: torch.optim.Optimizer, settings: TrainingSettings, done: float) -> None:
-    """Set each group's learning rate. done: share of the training before the middle of a step."""
+    """Set the learning rate of each group. done: share of the training, at the middle of a step."""
     share = rate_at(settings.schedule, done)
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * share
@@ -148,7 +156,8 @@ def set_rates(optimizer: torch.optim.Optimizer, settings: TrainingSettings, done
 def rate_at(schedule: str, done: float) -> float:
     """The share of the full learning rate after the share `done` of the training, both in [0, 1].
 
-    constant: always 1. cosine: rises in a line over the first tenth, and falls along a half cosine.
+    constant: 1 throughout. cosine: half a cosine that falls from 1 to 0 over the whole training,
+    times a factor that rises in a line from 0 to 1 over the share WARM_UP of it.
     """
     if schedule == "constant":
         return 1.0
@@ -163,13 +172,15 @@ class _Means:
         self.sums: Losses = defaultdict(float)
         self.count = 0
 
-    def add(self, losses: Losses) -> None:
-        for name, value in losses.items():
-            self.sums[name] = self.sums[name] + value.detach()
-        self.count += 1
+    def add(self, losses: list[Losses]) -> None:
+        """Count those of each batch of a step."""
+        for part in losses:
+            for name, value in part.items():
+                self.sums[name] = self.sums[name] + value.detach()
+        self.count += len(losses)
 
     def pop(self) -> dict[str, float]:
-        """The means over steps and processes; starts again from nothing."""
+        """The means over batches and processes since the last call."""
         means = {n: mean_over_processes(s / self.count).item() for n, s in self.sums.items()}
         self.__init__()
         return means
@@ -181,16 +192,17 @@ class _Clock:
     def __init__(self):
         self.images, self.waited, self.since = 0, 0.0, time.monotonic()
 
-    def waits(self, items: Iterable) -> Iterator:
-        """The items; the time until each one comes is added up."""
-        items, before = iter(items), time.monotonic()
-        for item in items:
+    def waits(self, steps: Iterable[list[dict]]) -> Iterator[list[dict]]:
+        """The batches of each step; counts the time until they come, and their images."""
+        before = time.monotonic()
+        for parts in steps:
             self.waited += time.monotonic() - before
-            yield item
+            self.images += sum(len(part.get(kind, ())) for part in parts for kind in PICTURES)
+            yield parts
             before = time.monotonic()
 
     def pop(self) -> dict[str, float]:
-        """The figures; starts again from nothing."""
+        """The figures since the last call."""
         passed = time.monotonic() - self.since
         speed = world_size() * self.images / passed
         figures = {"images_per_second": speed, "data_wait": self.waited / passed}
@@ -215,17 +227,24 @@ class _Finite:
         return bool(self.answer)
 
 
-def _grouped(batches: Iterable[dict], count: int) -> Iterator[list[dict]]:
-    """The batches of a step at a time."""
+def _by_steps(
+    batches: Iterable[dict], settings: TrainingSettings, epoch: int, steps: int
+) -> Iterator[list[dict]]:
+    """The batches of each of so many steps; the first process shows how far it is."""
     batches = iter(batches)
-    while parts := list(islice(batches, count)):
-        yield parts
+    grouped = iter(lambda: list(islice(batches, settings.accumulate)), [])
+    if not is_main():
+        return grouped
+    return progress(grouped, steps, f"epoch {epoch + 1} of {settings.epochs}")
 
 
 def _find_gradient(
     model: nn.Module, parts: list[dict], progress: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[list[Losses], bool]:
-    """Add the mean gradient of some batches to the parameters'; losses, and if all are finite."""
+    """Add to the gradient of the parameters that of the mean loss of some batches.
+
+    Returns the losses of each batch, and whether all their totals are finite.
+    """
     losses, finite = [], []
     for number, batch in enumerate(parts, start=1):
         shared = number == len(parts) or not hasattr(model, "no_sync")
@@ -242,6 +261,19 @@ def _gradient_norm(method: nn.Module, clip: float) -> Tensor:
     if clip:
         return nn.utils.clip_grad_norm_(parameters, clip)
     return nn.utils.get_total_norm([p.grad for p in parameters])
+
+
+def _opened(
+    parts: list[dict], device: torch.device, normalise: Callable, skip_bad: bool, known: set[str]
+) -> tuple[list[dict[str, Tensor]], list[int]]:
+    """The batches of a step as input of the network, and the numbers of all their images.
+
+    known: sentences about unreadable files, to which theirs are added.
+    """
+    for part in parts:
+        _note_unreadable(part, skip_bad, known)
+    numbers = [number for part in parts for number in _pop_numbers(part)]
+    return [on_device(part, device, normalise) for part in parts], numbers
 
 
 def _pop_numbers(batch: dict) -> list[int]:

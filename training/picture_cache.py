@@ -9,7 +9,6 @@ import json
 import shutil
 import zlib
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,8 @@ from utils.logs import log
 from utils.world import is_main
 
 FORMAT = 1  # raise it whenever datasets/images.py makes other levels of the same file
+OF_LEVELS = ("size", "crop", "draft")
+"""What of the preprocessing decides the levels of a picture; mean and std are applied later."""
 PAGE = 4096  # bytes: the first line takes one, and the pictures start at one
 STAMP = np.dtype([("bytes", "<i8"), ("mtime_ns", "<i8"), ("sum", "<u8")])
 """Of the image file that a picture was made from: size and time. sum: of these and the picture."""
@@ -166,9 +167,10 @@ class PictureCache:
 
 
 def _key(images: ImageList, preprocessing: Preprocessing) -> str:
-    """64 hex digits that change with the names of the list's files and with the preprocessing."""
+    """64 hex digits that change with the names of the list's files and with what decides levels."""
     columns = [list(map(str, c)) for c in (images.path, images.location, images.modality)]
-    content = json.dumps([FORMAT, *columns, asdict(preprocessing)])
+    how = {name: getattr(preprocessing, name) for name in OF_LEVELS}
+    content = json.dumps([FORMAT, *columns, how])
     return hashlib.sha256(content.encode()).hexdigest()
 
 

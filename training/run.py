@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from datasets.benchmark import ImageList
 from datasets.images import Preprocessing
@@ -17,7 +18,7 @@ from model.method import Method
 from model.settings import TrainingSettings
 from training.batches import EpochSampler, build_batches
 from training.errors import explain_error
-from training.loop import NonFiniteLossError, train_one_epoch
+from training.loop import Hooks, NonFiniteLossError, train_one_epoch
 from training.optimizer import Average, build_optimizer
 from utils.board import Board
 from utils.distributed import gather_objects, running_on, wait_for_all
@@ -54,12 +55,14 @@ class Run:
     """A training run.
 
     method: on the device; its settings say how to train. images: the training list. folder: open.
-    facts: what each checkpoint holds besides (options, classes). workers: processes that read
+    facts: further content of each checkpoint (options, classes). workers: processes that read
     images. cache_images: the folder that keeps prepared pictures. save_minutes: between checkpoints
     within an epoch. tensorboard: whether to write curves for it.
 
-    epoch (attribute): whole epochs done. step, draws: done of the next one, in all processes. best:
-    epoch and metrics of the best checkpoint so far. unreadable: a sentence a file.
+    epoch (attribute): how many epochs are done. step: how many steps of the next one are done;
+    draws: how many of its draws, of all processes together. losses: means over the epoch. best:
+    epoch and metrics of the best checkpoint so far. unreadable: a sentence for each file that was
+    left out.
     """
 
     def __init__(
@@ -86,23 +89,7 @@ class Run:
         self.sampler = EpochSampler(
             settings.draws_an_epoch, settings.batch, rank(), world_size(), settings.accumulate
         )
-        self.batches = build_batches(
-            method.batches,
-            images,
-            replace(self.preprocessing, draft=True),
-            self.sampler,
-            draw_settings={
-                "seed": seed,
-                "skip_bad": skip_bad,
-                "augmentation": settings.augment,
-                "per_class": settings.per_class,
-                "own_photo": settings.own_photo,
-            },
-            workers=workers,
-            cache_images=cache_images,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=leave_signals_to_main,
-        )
+        self.batches = self._build_batches(workers, cache_images)
         if settings.checkpoint_blocks:
             method.checkpoint_blocks()
         self.optimizer = build_optimizer(method)
@@ -115,6 +102,26 @@ class Run:
         self.resumed = False
         self.seconds_before = 0.0  # in earlier parts of the run
         self.started = self.saved = time.monotonic()
+
+    def _build_batches(self, workers: int, cache_images: Path | None) -> DataLoader:
+        settings = self.settings
+        return build_batches(
+            self.method.batches,
+            self.images,
+            replace(self.preprocessing, draft=True),
+            self.sampler,
+            draw_settings={
+                "seed": self.seed,
+                "skip_bad": self.skip_bad,
+                "augmentation": settings.augment,
+                "per_class": settings.per_class,
+                "own_photo": settings.own_photo,
+            },
+            workers=workers,
+            cache_images=cache_images,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=leave_signals_to_main,
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -142,7 +149,10 @@ class Run:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a last checkpoint. Raises InputError where a step has other draws now."""
+        """Go on from the content of a last checkpoint.
+
+        Raises InputError where --batch has changed and a step would take another number of draws.
+        """
         then, now = state["options"]["batch"], self.settings.batch
         draws, draws_now = then * state["processes"], now * world_size()
         if then != now and draws != draws_now:
@@ -153,7 +163,7 @@ class Run:
         if draws != draws_now:
             log.warning(
                 "%d processes x --batch %d then, %d x %d now: a step takes another number of "
-                "draws; they go on where they stopped.",
+                "draws. Training goes on with the next draw.",
                 *(state["processes"], then, world_size(), now),
             )
         self.optimizer.load_state_dict(state["optimizer"])
@@ -161,6 +171,7 @@ class Run:
             self.average.load_state_dict(state["average"])
         self.epoch, self.step, self.draws = state["epoch"], state["step"], state["draws"]
         self.best, self.seconds_before = state["best"], state["seconds"]
+        self.losses = state.get("losses", {})  # which older checkpoints lack
         self.resumed = True
         self.folder.drop_later(self.epoch, self.step)
 
@@ -172,6 +183,7 @@ class Run:
             "draws": self.draws,
             "processes": world_size(),
             "seconds": self.seconds,
+            "losses": self.losses,
             "best": self.best,
         }
 
@@ -183,24 +195,28 @@ class Run:
         validate: metrics of a method, among them map_all, which chooses the best checkpoint; None:
         the last epoch counts as the best.
         """
-        epochs = self.settings.epochs
         if self.is_finished:
             log.info("%s: has finished its %d epochs already.", self.folder.path, self.epoch)
             return 0
+        with self.stop.noted():
+            return self._finished() if self._train(validate) else self._stopped()
+
+    def _train(self, validate: Callable[[Method], Metrics | None]) -> bool:
+        """Train to the end of all epochs or to a signal; whether the end was reached."""
         model = self._parallel()
         if self.tensorboard and self.folder.writes:
             step = self.epoch * self.sampler.steps + self.step
             self.board = Board(self.folder.path / "tensorboard", step)
         if not self.resumed:
             self.method.before_training()
-            self._save(LAST)  # shows at once whether there is room; any later end leaves one
+            self._save(LAST)  # shows at once whether there is room, and lets --resume begin
         first_epoch, finished = self.epoch, True
-        while self.epoch < epochs and finished:
+        while finished and not self.is_finished:
             with self._explained():
                 finished = self._train_epoch(model)
                 self._save(LAST)
                 finished = finished and self._close_epoch(validate, first_epoch)
-        return self._finished() if finished else self._stopped()
+        return finished
 
     def _parallel(self) -> torch.nn.Module:
         """The module that the loop trains: DDP where there are several processes."""
@@ -215,6 +231,8 @@ class Run:
         sampler, before = self.sampler, self.draws
         sampler.epoch, sampler.first_draw = self.epoch, before
         first = sampler.first_step
+        if before == 0:
+            self.losses = {}
 
         def after_step(step: int) -> None:
             self.step, self.draws = step, before + (step - first) * sampler.draws_a_step
@@ -234,12 +252,9 @@ class Run:
             first_step=first,
             normalise=self.preprocessing.normalise,
             skip_bad=self.skip_bad,
-            before_step=self._seed,
-            after_step=after_step,
-            stop=lambda: self.stop.received,
-            report=self._report,
+            hooks=Hooks(self._seed, after_step, lambda: self.stop.received, self._report),
         )
-        self.losses = result.losses
+        self.losses = result.losses or self.losses  # of before, where no step was left to do
         self.unreadable |= result.unreadable
         return result.finished
 

@@ -1,14 +1,25 @@
 """Ctrl-C and SIGTERM, noted, so that a program can stop where it loses nothing."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@contextmanager
+def handled_by(handlers: Mapping[int, Callable]) -> Iterator[None]:
+    """Within: these functions handle signals, by number. Afterwards they are handled as before."""
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
 class StopSignals:
-    """Notes the first signal from now on; a second one raises KeyboardInterrupt.
+    """Within noted(): notes the first signal; a second one raises KeyboardInterrupt.
 
     number: of the first signal; None before.
     """
@@ -16,8 +27,12 @@ class StopSignals:
     def __init__(self):
         self.number: int | None = None
         self._at_once = False
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Within: signals are noted. Afterwards they are handled as before."""
+        with handled_by(dict.fromkeys(SIGNALS, self._note)):
+            yield
 
     @property
     def received(self) -> bool:
@@ -26,7 +41,7 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within: a signal, also one noted before, raises KeyboardInterrupt."""
+        """Within, and within noted(): a signal, also one noted before, raises KeyboardInterrupt."""
         self._at_once = True
         try:
             if self.received:

@@ -10,11 +10,18 @@ from torch import nn
 
 import training.loop
 from model.settings import TrainingSettings
-from training.loop import NonFiniteLossError, rate_at, train_one_epoch
+from training.loop import Hooks, NonFiniteLossError, rate_at, train_one_epoch
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
 SETTINGS = ("schedule", "accumulate", "clip")
+PLAIN = {"first_step": 0, "normalise": lambda levels: levels, "skip_bad": False}
+NOTHING = {
+    "before_step": lambda step: None,
+    "after_step": lambda step: None,
+    "stop": lambda: False,
+    "report": lambda *_: None,
+}
 
 
 class Number(nn.Module):
@@ -69,12 +76,12 @@ def train(model, items, steps, epoch=0, epochs=1, **more):
 
 
 def train_with(optimizer, model, items, steps, epoch=0, epochs=1, amp="off", **more):
-    """more: settings of the training, and arguments of train_one_epoch()."""
+    """more: settings of the training, hooks, and arguments of train_one_epoch()."""
     chosen = {name: more.pop(name) for name in SETTINGS if name in more}
     settings = TrainingSettings(epochs=epochs, amp=amp, **chosen)
-    return train_one_epoch(
-        model, items, optimizer, settings, device=CPU, epoch=epoch, steps=steps, **more
-    )
+    more["hooks"] = Hooks(**{name: more.pop(name, hook) for name, hook in NOTHING.items()})
+    more = {"device": CPU, "epoch": epoch, "steps": steps, **PLAIN, **more}
+    return train_one_epoch(model, items, optimizer, settings, **more)
 
 
 def test_an_epoch_optimises_every_step():

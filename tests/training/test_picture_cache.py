@@ -190,7 +190,6 @@ def test_a_damaged_file_is_made_anew_with_a_word(tmp_path, images, said, damage)
         replace(READ, size=17),
         replace(READ, crop=False),
         replace(READ, draft=True),
-        replace(READ, mean=(0.5, 0.5, 0.4)),
     ],
 )
 def test_another_preprocessing_has_another_file(tmp_path, images, other):
@@ -198,6 +197,14 @@ def test_another_preprocessing_has_another_file(tmp_path, images, other):
     assert one.file != two.file
     assert torch.equal(every_picture(one), fresh(images))
     assert torch.equal(every_picture(two), fresh(images, other))
+
+
+def test_what_is_done_to_levels_later_has_the_same_file(tmp_path, images):
+    other = replace(READ, mean=(0.5, 0.5, 0.4), std=(0.1, 0.2, 0.3))
+    one, two = cache_of(tmp_path, images), cache_of(tmp_path, images, other)
+    assert one.file == two.file
+    assert torch.equal(every_picture(one), fresh(images, other))
+    assert torch.equal(every_picture(two), fresh(images))
 
 
 def test_another_list_has_another_file(tmp_path, images):
