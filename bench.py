@@ -3,19 +3,11 @@
 import importlib
 from pathlib import Path
 
-from options import bench_options
-from utils.errors import InputError, run_script
+from options import BENCH, bench_options
+from utils.errors import run_script
+from utils.files import check_folder
 from utils.logs import environment, start_logging, write_json
 
-STAGES = {
-    "encode": "benches.evaluation:encode",
-    "pairs": "benches.evaluation:pairs",
-    "metrics": "benches.evaluation:metrics",
-    "evaluate": "benches.evaluation:evaluate",
-    "loader": "benches.training:loader",
-    "train": "benches.training:train",
-    "gallery": "benches.gallery:gallery",
-}
 SEED = 0
 
 
@@ -32,11 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     from utils.speed import machine
 
     device = choose_device(args.choose_cuda)
-    if device.type == "cpu" and args.stage != "train":  # which begins with plain training
-        keep_freed_memory()
-    if args.json and not Path(args.json).parent.is_dir():
-        raise InputError(f"--json {args.json}: there is no folder {Path(args.json).parent}.")
-    module, name = STAGES[args.stage].split(":")
+    if device.type == "cpu" and args.stage != "train":
+        keep_freed_memory()  # for train, only once the plain network is measured: see there
+    if args.json:
+        check_folder(Path(args.json), "--json")
+    module, name = BENCH[args.stage][0].split(":")
     torch.manual_seed(SEED)
     with torch.inference_mode(), tf32(allowed=False):
         figures = getattr(importlib.import_module(module), name)(args, device)

@@ -13,8 +13,18 @@ from pathlib import Path
 
 from datasets import DATASETS
 from model import METHODS, settings_class
-from model.settings import TrainingSettings, add_settings, differs_by_recipe, options_of
-from utils.arguments import Option, Parser, add_group, choice, count, device, switch, text
+from model.settings import TrainingSettings, add_settings, options_of
+from utils.arguments import (
+    Option,
+    Parser,
+    add_group,
+    choice,
+    count,
+    device,
+    device_of_process,
+    switch,
+    text,
+)
 
 AMP = ("off", "auto", "bf16", "fp16")
 VIEWS = ("plain", "mirror", "many")
@@ -24,7 +34,7 @@ EVERY_PHOTO = sys.maxsize  # -k all
 
 
 def _count_or_all(text: str) -> int:
-    """A whole number from 1 on, or "all"."""
+    """The value of -k: a whole number from 1 on, or EVERY_PHOTO for the word all."""
     return EVERY_PHOTO if text == "all" else count(None, "").parse(text)
 
 
@@ -41,11 +51,14 @@ DATA = {
         "the split: which classes are unseen (default: the first of the dataset)",
         *(split for dataset in DATASETS.values() for split in dataset.splits),
     ),
+    "skip_bad": switch(
+        "go on without missing or unreadable images, and count them; without this option the first "
+        "one ends the program"
+    ),
+}
+CLASSES = {
     "cls_number": count(
         None, "train on the first N seen classes of the list (default: all in the data)", least=2
-    ),
-    "skip_bad": switch(
-        "go on without missing or unreadable images, and count them; else the first stops"
     ),
 }
 MODEL = {
@@ -57,6 +70,8 @@ MODEL = {
         "FILE",
         short="l",
     ),
+}
+START = {
     "pretrained": switch("start from pretrained weights", default=True),
     "pretrained_path": text(
         None,
@@ -83,10 +98,10 @@ RUN = {
         "FOLDER",
         short="s",
     ),
-    **DEVICE,
-    "num_workers": count(4, "processes that read images", least=0),
-    "seed": count(2021, "of every draw", least=0),
+    "choose_cuda": DEVICE["choose_cuda"] | {"type": device_of_process},
+    "num_workers": count(4, "processes that read images; 0: the main process does", least=0),
 }
+SEED = {"seed": count(2021, "seed of all random numbers", least=0)}
 TRAINING_RUN = {
     "resume": switch("go on with the run in the save folder, from where it stopped"),
     "save_minutes": Option(
@@ -123,15 +138,15 @@ RECIPE = "values of all training options that are not given: docs/recipe.md"
 EVALUATION = {
     "retrieval": choice(
         "rn",
-        "score every pair with the relation network (rn), compare retrieval tokens (sa), or score "
-        "the pairs of those photos alone that sa puts first (rerank)",
+        "what ranks the photos for a sketch: the relation network's score of each pair (rn); the "
+        "similarity of retrieval vectors (sa); or sa, then rn among the first photos (rerank)",
         *("rn", "sa", "rerank"),
         short="r",
     ),
     "shortlist": count(
         None,
-        "with -r rerank: photos of each sketch; the loss against all pairs is measured on some "
-        f"sketches (default: {SHORTLIST})",
+        "with -r rerank: how many photos of each sketch are scored as pairs; on some sketches all "
+        f"are, to measure what the shortlist costs (default: {SHORTLIST})",
         metavar="K",
     ),
     "fuse": Option(
@@ -142,14 +157,17 @@ EVALUATION = {
     ),
     "views": choice(
         "plain",
-        "the vector of an image in -r sa: its own (plain); the mean with its mirror image, twice "
-        "the work (mirror); the mean of 8 views of a sketch and 3 of a photo (many)",
+        "the retrieval vector of an image: of the image as it is (plain); the mean with that of "
+        "its mirror image, twice the work (mirror); the mean over 8 views of a sketch and 3 of a "
+        "photo (many). -r sa and the shortlist of rerank compare it, --fuse adds its similarity, "
+        "and a model with --shortcut reads it in the score of each pair",
         *VIEWS,
     ),
     "expand": count(
         0,
-        "before -r sa compares, average each photo with the K photos nearest to it, then each "
-        "sketch with its K nearest photos; 0: compare each as it is",
+        "average the retrieval vector of each photo with those of the K photos nearest to it, then "
+        "that of each sketch with its K nearest photos; whatever reads the vectors of --views then "
+        "reads these. 0: leave all as they are",
         least=0,
         metavar="K",
     ),
@@ -198,9 +216,9 @@ TESTING = {
 PRECISION = {
     "amp": choice(
         "off",
-        "precision of the network: fp32 without TF32 (off); bfloat16 or fp16 where that is safe; "
-        "bfloat16 where the device is fast in it, else fp16 on a GPU and fp32 on a CPU (auto). "
-        "Scores are ranked in fp32 in each",
+        "number format of the network: fp32 without TF32 (off); bfloat16 (bf16) or float16 (fp16), "
+        "with fp32 where these are not safe; as suits the device (auto): bf16 where it is fast, "
+        "else fp16 on a GPU and off on a CPU. Scores are always ranked in fp32",
         *AMP,
     ),
 }
@@ -303,9 +321,14 @@ _NETWORK = {
 }
 _REPEAT = {"repeat": count(5, "measurements, of which the median counts")}
 BENCH = {
-    "encode": ("images to features", _NETWORK | _REPEAT),
-    "pairs": ("scores of pairs by the relation network", _NETWORK | _REPEAT | COMPILE),
+    "encode": ("benches.evaluation:encode", "images to features", _NETWORK | _REPEAT),
+    "pairs": (
+        "benches.evaluation:pairs",
+        "scores of pairs by the relation network",
+        _NETWORK | _REPEAT | COMPILE,
+    ),
     "metrics": (
+        "benches.evaluation:metrics",
         "all metrics of -r sa, beside the matrix product",
         {
             "queries": count(92_291, "query vectors: QuickDraw's"),
@@ -315,6 +338,7 @@ BENCH = {
         },
     ),
     "evaluate": (
+        "benches.evaluation:evaluate",
         "a whole evaluation by vectors, and by all pairs",
         {
             **(_NETWORK | COMPILE),
@@ -323,6 +347,7 @@ BENCH = {
         },
     ),
     "loader": (
+        "benches.training:loader",
         "image files to the pictures of training",
         {
             "images": count(200, "sketches and photos, half of each", least=4),
@@ -333,6 +358,7 @@ BENCH = {
         },
     ),
     "train": (
+        "benches.training:train",
         "whole steps of training, beside plain fp32",
         {
             "vit": _NETWORK["vit"],
@@ -344,15 +370,17 @@ BENCH = {
         },
     ),
     "gallery": (
+        "benches.gallery:gallery",
         "nearest vectors: exact, and by IVF",
         {
             "count": count(1_000_000, "vectors in the gallery"),
             "width": count(192, "numbers of a vector"),
-            "queries": count(200, "queries, to measure recall"),
-            "timed": count(100, "queries of these, to measure time"),
+            "queries": count(200, "queries by which recall is measured"),
+            "timed": count(100, "how many of these queries are timed"),
         },
     ),
 }
+"""Stages of bench.py: by name, the function that measures it, what it is, and its options."""
 
 _FIXED = ("dataset", "test_class", "cls_number", "seed", "validate", "validation_classes")
 """Options, besides settings, that may not change when a run is resumed."""
@@ -368,13 +396,17 @@ def train_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     settings: those of the method. given: by field, those that were on the command line.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    settings = settings_class(_method_in(words))
+    method = _method_in(words)
+    settings = settings_class(method)
     parser = Parser(
-        description="Train one method for zero-shot sketch-based image retrieval.", prog="train.py"
+        partial(_option_of_another_method, method),
+        description="Train one method for zero-shot sketch-based image retrieval.",
+        prog="train.py",
     )
-    add_group(parser, "data", _with_folder(DATA, "Sketchy/, TUBerlin/, QuickDraw/, Synthetic/"))
-    add_group(parser, "model", MODEL)
-    add_group(parser, "run", RUN | TRAINING_RUN)
+    data = DATA | CLASSES
+    add_group(parser, "data", _with_folder(data, "Sketchy/, TUBerlin/, QuickDraw/, Synthetic/"))
+    add_group(parser, "model", MODEL | START)
+    add_group(parser, "run", RUN | SEED | TRAINING_RUN)
     add_group(parser, "validation, as test.py scores", EVALUATION)
     group = parser.add_argument_group("recipe")
     recipes = tuple(settings.recipes())
@@ -399,9 +431,12 @@ def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     given: by field, the settings that were on the command line.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    settings = settings_class(_method_in(words))
+    method = _method_in(words)
+    settings = settings_class(method)
     parser = Parser(
-        description="Score a checkpoint on the unseen classes of a benchmark.", prog="test.py"
+        partial(_option_of_another_method, method),
+        description="Score a checkpoint on the unseen classes of a benchmark.",
+        prog="test.py",
     )
     add_group(parser, "data", _with_folder(DATA, "Sketchy/, TUBerlin/, QuickDraw/, Synthetic/"))
     add_group(parser, "model", MODEL)
@@ -411,6 +446,7 @@ def test_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     ignored = parser.add_argument_group(
         "training", "Ignored: one command line serves train.py and test.py."
     )
+    add_group(ignored, "", CLASSES | START | SEED)
     flags = add_settings(parser, ignored, settings, trains=False)
     args = _parsed(parser, words, flags)
     if args.save_rankings and not args.save_rankings.endswith(".npz"):
@@ -454,7 +490,7 @@ def quickstart_options(arguments: Sequence[str] | None = None) -> argparse.Names
     )
     add_group(parser, "", _with_folder(DATA_PATH, "Synthetic/, drawn there where it is absent"))
     add_group(parser, "", QUICKSTART)
-    args, args.training = parser.parse_known_args(arguments)
+    args, args.training = parser.parse_some(arguments)
     return args
 
 
@@ -464,7 +500,7 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="How fast is this machine, as a share of what it could do?", prog="bench.py"
     )
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for name, (about, options) in BENCH.items():
+    for name, (_, about, options) in BENCH.items():
         add_group(_task(stages, name, about), "", options | DEVICE | _JSON)
     return parser.parse_args(arguments)
 
@@ -473,7 +509,7 @@ def bench_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def benchmark_settings(args: argparse.Namespace) -> dict:
-    """The options of train.py that datasets.load_benchmark() takes, by its names."""
+    """Keyword arguments of datasets.load_benchmark(), from the options of train.py."""
     return {
         "unseen": args.validate == "test",
         "validation": args.validate == "seen",
@@ -485,7 +521,7 @@ def benchmark_settings(args: argparse.Namespace) -> dict:
 
 
 def ranker_settings(args: argparse.Namespace) -> dict:
-    """The options that the ranker of args.retrieval takes, by its names (retrieval/scoring.py)."""
+    """Keyword arguments of the ranker that -r names (retrieval.scoring.RANKERS)."""
     names = {
         "sa": ("expand",),
         "rn": ("fuse", "expand"),
@@ -505,14 +541,20 @@ def block_settings(args: argparse.Namespace) -> dict:
 
 
 def scored_part(args: argparse.Namespace, published: Mapping[str, int]) -> dict[str, int]:
-    """Every how many-th image is scored, by modality. published: without --testall and --part."""
+    """By modality, a number n: every n-th image is scored.
+
+    published: these numbers where neither --testall nor --part is given.
+    """
     if args.testall:
         return dict.fromkeys(published, 1)
     return dict(zip(("sketch", "photo"), args.part, strict=True)) if args.part else dict(published)
 
 
 def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
-    """The name of test.py's file of results for a checkpoint of this name with these options."""
+    """The name of a file of results of test.py: all options that change numbers are in it.
+
+    checkpoint: name of the file that was scored. ending: of the new name, without its first dot.
+    """
     mode = args.retrieval
     if mode == "rerank":
         mode = f"{mode}{args.shortlist}"
@@ -524,6 +566,9 @@ def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
         mode = f"{mode}-expand{args.expand}"
     if args.amp != "off":
         mode = f"{mode}-{args.amp}"
+    usual = TESTING["cache_precision"].default
+    if args.retrieval != "sa" and args.cache_precision != usual:
+        mode = f"{mode}-tokens_{args.cache_precision}"
     part = "all" if args.testall else "part"
     if args.part:
         part = "{}x{}".format(*args.part)
@@ -531,7 +576,10 @@ def result_name(args: argparse.Namespace, checkpoint: str, ending: str) -> str:
 
 
 def run_settings(args: argparse.Namespace, root: Path) -> dict:
-    """The options of train.py that training.run.Run takes, by its names. root: of the lists."""
+    """Keyword arguments of training.run.Run, from the options of train.py.
+
+    root: the folder of the lists of images.
+    """
     cache = None
     if args.cache_images is not None:
         cache = Path(args.cache_images) if args.cache_images else root / "cache_images"
@@ -546,16 +594,16 @@ def run_settings(args: argparse.Namespace, root: Path) -> dict:
 
 
 def changed_options(args: argparse.Namespace, then: Mapping) -> list[str]:
-    """The options of a resumed run that must be as before and are not, as "--name then (now ...)".
+    """The options that may not change when a run is resumed and did: "--name then (now ...)" each.
 
-    then: plain_options() of the run; a setting that is newer had its default. The batch may change,
-    see training/run.py; settings of the model that no recipe sets are the checkpoint's.
+    then: plain_options() of the run; a setting that did not exist then had its default. --batch is
+    checked by training.run.Run, and settings that rebuild the model by model.rebuild_model().
     """
     names = list(_FIXED)
     if args.validate != "none":
         names += _FIXED_WITH_VALIDATION
     for name, option in options_of(type(args.settings)).items():
-        if option.fixed and (not option.rebuilds or differs_by_recipe(type(args.settings), name)):
+        if option.fixed and not option.rebuilds:
             names.append(option.flag or name)
     if args.settings.schedule != "constant":
         names.append("epoch")
@@ -564,7 +612,7 @@ def changed_options(args: argparse.Namespace, then: Mapping) -> list[str]:
 
 
 def plain_options(args: argparse.Namespace) -> dict:
-    """The options as JSON and checkpoints take them: settings by their names as options."""
+    """All options as plain values, for JSON and checkpoints; settings by their options' names."""
     kept = {name: v for name, v in vars(args).items() if name not in ("given", "settings")}
     return {**kept, **(args.settings.by_flag() if "settings" in args else {})}
 
@@ -591,12 +639,11 @@ def _method_in(words: Sequence[str]) -> str:
 
 
 def _parsed(parser: Parser, words: Sequence[str], flags: Mapping[str, str]) -> argparse.Namespace:
-    """The options, without stray words and impossible pairs, and with what the dataset decides.
+    """The options, checked against each other, and with what the dataset decides.
 
-    flags: names of settings by their options; `given` holds those on the command line.
+    flags: fields of settings by their options; `given` holds those on the command line.
     """
-    explain = partial(_option_of_another_method, _method_in(words))
-    args = parser.parse_strictly(words, explain)
+    args = parser.parse_args(words)
     args.given = {name: vars(args).pop(f) for f, name in flags.items() if f in vars(args)}
     dataset = DATASETS[args.dataset]
     if args.test_class is None:
@@ -623,7 +670,8 @@ def _check_evaluation(args: argparse.Namespace, parser: Parser) -> None:
         for option, value, off in (("--views", args.views, "plain"), ("--expand", args.expand, 0)):
             if value != off:
                 parser.error(
-                    f"{option} {value} changes what -r sa compares: it needs -r sa or --fuse"
+                    f"{option} {value} changes the vectors that -r sa compares: choose -r sa or "
+                    "rerank, or add --fuse"
                 )
     if args.part and args.testall:
         parser.error("--part scores a part of what --testall scores: drop one")

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
                 args.dataset, args.test_class, args.data_path, **benchmark_settings(args)
             )
             method, source, checkpoint = _build_method(args, data, folder)
+            args.settings = method.settings
             run = Run(
                 method.to(device),
                 data.train,
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                 device=device,
                 facts={
                     "options": plain_options(args),
-                    "classes": data.train.classes() + data.validation.classes(),
+                    "classes": _seen_classes(data, checkpoint),
                 },
                 **run_settings(args, data.train.root),
             )
@@ -90,6 +91,15 @@ def _build_method(args: Namespace, data, folder: RunFolder):
     return method, str(source), checkpoint
 
 
+def _seen_classes(data, checkpoint: dict | None) -> list[str] | None:
+    """The classes that weights have seen which start from a checkpoint; None: not known."""
+    seen = data.train.classes() + data.validation.classes()
+    if checkpoint is None:
+        return seen
+    before = checkpoint["classes"]
+    return None if before is None else list(dict.fromkeys([*before, *seen]))
+
+
 def _validation(args: Namespace, data, run, score: Callable) -> Callable:
     """A function from a method to its metrics on the classes that choose the best checkpoint.
 
@@ -116,17 +126,18 @@ def _validation(args: Namespace, data, run, score: Callable) -> Callable:
 def _describe(args: Namespace, data, run, source: str) -> None:
     """Log, and write beside the results, what is about to be trained."""
     counts = {"sketches": len(data.train.of("sketch")), "photos": len(data.train.of("photo"))}
-    validation = {
-        "seen": {"classes": data.validation.classes()},
-        "test": {"note": "the unseen test classes choose the checkpoint, as in the paper"},
-        "none": {"note": "on no class: the last epoch counts as the best"},
+    held_out = data.validation.classes()
+    note = {
+        "seen": f"seen classes, not trained on, choose the checkpoint: {', '.join(held_out)}",
+        "test": "the unseen test classes choose the checkpoint, as in the paper",
+        "none": "none; the last epoch counts as the best",
     }[args.validate]
     seen, settings = data.train.classes(), run.settings.by_flag()
     log.info("recipe: %s", args.recipe)
     log.info("%s: %s", run.method.name, " ".join(f"{n}={value}" for n, value in settings.items()))
     log.info("trains on %d seen classes of %s: %s", len(seen), args.test_class, counts)
     log.info("starts from: %s", source)
-    log.info("validates: %s", *validation.values())
+    log.info("validation: %s", note)
     log.info("an epoch: %d steps of %d draws", run.sampler.steps, run.sampler.draws_a_step)
     precision = {"off": "fp32"}.get(run.settings.amp, run.settings.amp)
     log.info("saves to: %s; runs on: %s x %d, %s", args.save, run.device, world_size(), precision)
@@ -142,7 +153,7 @@ def _describe(args: Namespace, data, run, source: str) -> None:
         "seen_classes": seen,
         "train_images": counts,
         "missing_files": data.skipped,
-        "validation": {"kind": args.validate, **validation},
+        "validation": {"kind": args.validate, "note": note, "classes": held_out},
         "processes": world_size(),
         "environment": environment(str(run.device)),
     }

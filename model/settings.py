@@ -13,9 +13,22 @@ from utils.errors import InputError
 AMP = ("auto", "off", "bf16")
 
 
+@dataclass(frozen=True)
+class Setting(Option):
+    """What is known of a setting besides its name.
+
+    published: whether the published program has it. rebuilds: whether a checkpoint needs it to
+    rebuild its model. fixed: whether a resumed run must have the same value.
+    """
+
+    published: bool = False
+    rebuilds: bool = False
+    fixed: bool = True
+
+
 def setting(default: object, help: str, **facts) -> object:
-    """A field of settings. facts: more of Option."""
-    return field(default=default, metadata={"option": Option(default, help, **facts)})
+    """A field of settings. facts: further fields of its Setting."""
+    return field(default=default, metadata={"option": Setting(default, help, **facts)})
 
 
 @dataclass(frozen=True)
@@ -88,8 +101,9 @@ class TrainingSettings:
     )
     schedule: str = setting(
         "constant",
-        "learning rate over the training: the same throughout (constant), or rising over the first "
-        "tenth and falling to zero along a cosine (cosine)",
+        "learning rate over the training: the same throughout (constant); or half a cosine that "
+        "falls from the full rate to zero over the whole training, times a factor that rises from "
+        "0 to 1 over the first tenth (cosine)",
         choices=("constant", "cosine"),
     )
     layer_decay: float = setting(
@@ -173,8 +187,8 @@ class TrainingSettings:
         return {option.flag or name: getattr(self, name) for name, option in options}
 
 
-def options_of(settings: type[TrainingSettings]) -> dict[str, Option]:
-    """The options of a settings class, by field."""
+def options_of(settings: type[TrainingSettings]) -> dict[str, Setting]:
+    """What is known of each setting of a class, by field."""
     return {entry.name: entry.metadata["option"] for entry in fields(settings)}
 
 
@@ -184,10 +198,10 @@ def add_settings(
     settings: type[TrainingSettings],
     trains: bool = True,
 ) -> dict[str, str]:
-    """Add the options of a method; names of its settings by their options.
+    """Add the settings of a method to a parser. Returns the field of each by its option's name.
 
-    group: for those that all methods have. trains: False leaves out the options of training that
-    the published program does not have.
+    group: where the settings go that all methods have. trains: False leaves out the settings of
+    training that the published program does not have.
     """
     shared, groups, flags = options_of(TrainingSettings), {"": group}, {}
     for name, option in options_of(settings).items():
@@ -215,8 +229,3 @@ def _recipe_note(settings: type[TrainingSettings], name: str) -> str:
         return "(" + ", ".join(f"{recipe}: {value}" for recipe, value in shown.items()) + ")"
     default = next(iter(shown.values()))
     return f"(default {default})" if None not in values.values() else " "
-
-
-def differs_by_recipe(settings: type[TrainingSettings], name: str) -> bool:
-    """Whether recipes differ in a setting."""
-    return len({getattr(recipe, name) for recipe in settings.recipes().values()}) > 1

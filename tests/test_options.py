@@ -292,17 +292,16 @@ def test_other_options_are_named_with_both_values(then, now, said):
         ("--augment none", "--augment strong (now none)"),
         ("--relation_weight 2", "--relation_weight 1.0 (now 2.0)"),
         ("--learning_rate 1", "--learning_rate 6e-05 (now 1.0)"),
-        ("--no-whitening", "--whitening True (now False)"),
-        ("--downsampling published", "--downsampling spatial (now published)"),
     ],
 )
 def test_what_results_depend_on_may_not_change(words, said):
     assert said in changed("", words)
 
 
-def test_a_method_s_model_is_the_checkpoints_where_no_recipe_decides():
-    """rebuild_model() refuses those that are given and differ."""
-    assert changed("--vit test_vit --head 4 -a 25", "") == []
+def test_settings_of_the_model_are_those_of_the_checkpoint():
+    """Which has those that it was built with; rebuild_model() refuses given ones that differ."""
+    then = "--vit test_vit --head 4 -a 25 --no-shortcut --no-whitening --downsampling published"
+    assert changed(then, "") == []
 
 
 def test_of_another_recipe_all_that_differs_is_named_but_epochs_and_batch():
@@ -310,6 +309,8 @@ def test_of_another_recipe_all_that_differs_is_named_but_epochs_and_batch():
     strong, paper = (ZSESettings.recipes()[name].by_flag() for name in ("strong", "paper"))
     differ = {flag for flag in FIELDS if strong[flag] != paper[flag]}
     assert {"epoch", "batch", "draws", "shortcut"} <= differ
+    known = options_of(ZSESettings)
+    differ -= {flag for flag in differ if known[FIELDS[flag]].rebuilds}
     named = {line.split()[0].removeprefix("--") for line in changed("", "--recipe paper")}
     assert named == differ - {"epoch", "batch"}
     named = {line.split()[0].removeprefix("--") for line in changed("--recipe paper", "")}
@@ -472,6 +473,20 @@ def test_what_is_compared_reaches_the_evaluation_and_names_its_results(parse):
     assert files[1] == "best.test_class_sketchy25.rn+0.5sa-mirror-expand5.part.json"
 
 
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ("-r rn", "rn-tokens_fp32"),
+        ("-r rerank --shortlist 9 --amp bf16", "rerank9-bf16-tokens_fp32"),
+        ("-r sa", "sa"),  # which reads no tokens
+    ],
+)
+def test_results_of_tokens_in_another_precision_have_a_file_of_their_own(words, mode):
+    args = options.test_options([*words.split(), "--cache_precision", "fp32"])
+    name = options.result_name(args, "best.pth", "json")
+    assert name == f"best.test_class_sketchy25.{mode}.part.json"
+
+
 def test_a_shortlist_is_for_reranking_alone(parse, refusal):
     assert "-r is rn" in refusal("--shortlist", "50")
     assert "-r is sa" in refusal("--shortlist", "50", "-r", "sa")
@@ -571,7 +586,9 @@ def test_what_pairs_do_not_compare_is_not_changed_for_them(parse, option, value,
     with pytest.raises(SystemExit):
         parse([option, value, "-r", "rn"])
     said = capsys.readouterr().err
-    assert f"{option} {value}" in said and "--fuse" in said
+    assert f"{option} {value} changes the vectors that -r sa compares: choose -r sa or " in said
+    assert str(getattr(parse([option, value, "-r", "rerank"]), option[2:])) == value
+    assert str(getattr(parse([option, value, "--fuse", "1"]), option[2:])) == value
     assert str(getattr(parse([option, value, "-r", "sa"]), option[2:])) == value
 
 
@@ -639,18 +656,19 @@ def test_settings_of_the_benchmark(validate):
 def test_every_choice_is_one_that_the_code_has(method, monkeypatch):
     """Tables without torch name it; elsewhere is what it stands for."""
     from model.zse.method import RELATION_LOSSES
-    from training.augment import AUGMENTATIONS
+    from training.augment import RANGES
     from training.batches import BATCHES
-    from utils.precision import AMP
+    from utils.precision import DTYPES
 
     parser = _parser(lambda: options.train_options(["--method", method]), monkeypatch)
     choices = {action.dest: action.choices for action in parser._actions if action.choices}
-    assert set(choices["augment"]) == set(AUGMENTATIONS)
+    assert set(choices["augment"]) == set(RANGES)
     assert set(choices["draws"]) == set(BATCHES)
-    assert set(choices["amp"]) == set(AMP) - {"fp16"}  # its losses would have to be scaled
+    names = {"auto", *DTYPES}
+    assert set(choices["amp"]) == names - {"fp16"}  # its losses would have to be scaled
     assert set(choices.get("relation_loss", RELATION_LOSSES)) == set(RELATION_LOSSES)
     parser = _parser(lambda: options.test_options(["--method", method]), monkeypatch)
-    assert next(a.choices for a in parser._actions if a.dest == "amp") == AMP
+    assert set(next(a.choices for a in parser._actions if a.dest == "amp")) == names
 
 
 @pytest.mark.parametrize(("words", "mode"), [([], "rn"), (["--amp", "bf16"], "rn-bf16")])
@@ -865,9 +883,9 @@ def test_a_new_field_may_not_change_on_resuming_unless_it_says_that_it_may(two_m
     assert changed_by() == []
     assert changed_by("--round_count", "5") == ["--round_count 2 (now 5)"]
     assert changed_by("--no-sharp") == ["--sharp True (now False)"]
-    assert changed_by("--gate", "1") == ["--gate 1.5 (now 1.0)"]  # which recipes decide
     assert changed_by("--seconds", "1") == []
-    assert changed_by("--depth", "2") == []  # the checkpoint has it: see model.rebuild_model()
+    for words in (["--gate", "1"], ["--depth", "2"]):  # see model.rebuild_model()
+        assert changed_by(*words) == []
 
 
 def test_a_new_field_that_rebuilds_the_model_is_kept_with_it(two_methods):
@@ -979,6 +997,53 @@ def test_a_long_option_with_one_dash_is_never_read_as_a_short_one(refusal, word)
     assert f"write -{word.split('=')[0]}" in said
 
 
+@pytest.mark.parametrize(
+    ("parse", "words", "said"),
+    [
+        (options.prepare_options, ["synthetic", "--sise", "3"], "write --size "),
+        (options.prepare_options, ["synthetic", "-sheet", "a.png"], "write --sheet "),
+        (options.bench_options, ["train", "--reciep", "paper"], "write --recipe "),
+        (options.bench_options, ["pairs", "-vit", "x"], "write --vit "),
+        (options.quickstart_options, ["-save", "here"], "write --save "),
+    ],
+)
+def test_every_program_answers_with_the_right_spelling(parse, words, said, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(words)
+    assert error.value.code == 2
+    answer = capsys.readouterr().err
+    assert len(answer.splitlines()) == 1 and f"{words[-2]!r} is no option: {said}" in answer
+
+
+def test_quickstart_passes_on_what_it_does_not_know():
+    words = ["--epoch", "3", "--save", "here", "--no-whitening"]
+    assert options.quickstart_options(words).training == ["--epoch", "3", "--no-whitening"]
+
+
+@pytest.mark.parametrize(
+    ("parse", "words"),
+    [
+        (options.retrieve_options, ["index", "--photos", "p", "-l", "c", "--out", "g"]),
+        (options.retrieve_options, ["search", "--gallery", "g", "--sketch", "s", "--out", "f"]),
+        (options.bench_options, ["train"]),
+        (options.quickstart_options, []),
+    ],
+)
+def test_a_program_of_one_process_refuses_several_gpus_and_names_no_torchrun(parse, words, capsys):
+    with pytest.raises(SystemExit):
+        parse([*words, "-c", "0,1"])
+    said = capsys.readouterr().err
+    assert "'0,1' names several GPUs: this program uses one" in said and "torchrun" not in said
+
+
+def test_what_test_ignores_stands_in_its_group_of_ignored_options(capsys):
+    said = _help(options.test_options, capsys)
+    ignored = _group(said, "training")
+    assert "Ignored:" in ignored
+    for name in ("cls_number", "pretrained", "pretrained_path", "seed", *OF_RECIPES):
+        assert re.search(rf"^  --{name}\b", ignored, flags=re.MULTILINE), name
+
+
 SEARCH = ["search", "--gallery", "G", "--sketch", "a.png", "--out", "found"]
 
 
@@ -1000,7 +1065,9 @@ def test_a_search_names_its_defaults_and_takes_many_sketches():
         ([*SEARCH, "-k", "al"], "'al' is not a whole number from 1 on"),
         ([*SEARCH, "--shortlist", "5"], "-r rerank scores: -r is sa"),
         ([*SEARCH, "--clean", "maybe"], "invalid choice: 'maybe'"),
-        ([*SEARCH, "--tokens"], "unrecognized arguments: --tokens"),
+        ([*SEARCH, "--tokens"], "'--tokens' is no option; --help lists them all"),
+        ([*SEARCH, "--short_list", "5"], "'--short_list' is no option: write --shortlist "),
+        ([*SEARCH, "-out", "x"], "'-out' is no option: write --out "),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused_in_a_line(capsys, words, said):

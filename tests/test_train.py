@@ -66,6 +66,8 @@ def test_a_run_leaves_checkpoints_options_metrics_and_log(data, tmp_path, recipe
     assert lines(save, "epoch")[0]["losses"].keys() == LOSSES[recipe]
     assert (save / CURVES).read_bytes().startswith(b"\x89PNG")
     log = (save / LOG).read_text()
+    held_out = ", ".join(described["validation"]["classes"])
+    assert f"validation: seen classes, not trained on, choose the checkpoint: {held_out}\n" in log
     assert f"recipe: {recipe}\n" in log and "Best checkpoint" in log.splitlines()[-1]
 
 
@@ -268,13 +270,32 @@ def test_load_may_change_the_losses_but_not_the_architecture(data, tmp_path):
     first = str(tmp_path / "first" / BEST)
     run(data, tmp_path / "second", "--epoch", "1", "-l", first)
     assert lines(tmp_path / "second", "epoch")[0]["losses"].keys() == LOSSES["strong"]
-    settings = load_file(tmp_path / "second" / BEST)["settings"]
-    assert (settings["downsampling"], settings["shortcut"]) == ("published", False)
+    best = load_file(tmp_path / "second" / BEST)
+    described = json.loads((tmp_path / "second" / RUN).read_text())
+    for settings in (best["settings"], best["options"], described["options"]):
+        assert (settings["downsampling"], settings["shortcut"]) == ("published", False)
+    assert best["options"]["d_model"] == best["settings"]["width"] > 0
+    assert run(data, tmp_path / "second", "--epoch", "1", "-l", first, "--resume") == 0
     for name in (BEST, LAST):  # without a classifier; with one of more classes
         second = str(tmp_path / "second" / name)
         run(data, tmp_path / f"fewer {name}", "--epoch", "1", "-l", second, "--cls_number", "4")
     with pytest.raises(InputError, match="downsampling = published"):
         run(data, tmp_path / "third", "-l", first, "--downsampling", "spatial")
+
+
+@pytest.mark.parametrize("before", [["elsewhere"], None])
+def test_a_checkpoint_names_the_classes_of_all_the_training_before_it(data, tmp_path, before):
+    """None: those of a published checkpoint are not known."""
+    more = ["--validate", "none", "--schedule", "constant"]
+    run(data, tmp_path / "first", *more, "--epoch", "1")
+    first, save = load_file(tmp_path / "first" / BEST), tmp_path / "second"
+    torch.save({**first, "classes": before}, tmp_path / "file.pth")
+    expected = before and [*before, *first["classes"]]
+    more += ["-l", str(tmp_path / "file.pth")]
+    run(data, save, *more, "--epoch", "1")
+    assert load_file(save / BEST)["classes"] == expected
+    run(data, save, *more, "--epoch", "2", "--resume")
+    assert load_file(save / BEST)["classes"] == load_file(save / LAST)["classes"] == expected
 
 
 def test_an_unreadable_image_is_named_with_its_list_and_line(tmp_path):

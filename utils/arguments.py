@@ -18,10 +18,9 @@ class Option:
     default: None where it follows from something else; `help` then names it. help: a phrase.
     kind: the type of its values, where `default` does not show it. least, most: bounds; excluded:
     a bound that is not allowed itself. choices: the allowed values. flag: the name on the command
-    line, where that differs from the field's. short: a second flag, of one letter. published:
-    whether the published program has it. rebuilds: whether a checkpoint needs it to rebuild its
-    model. fixed: whether a resumed run must have the same value. required: whether a command line
-    must have it. group: the heading in --help. metavar: stands for the value there.
+    line, where that differs from the field's. short: a second flag, of one letter. required:
+    whether a command line must have it. group: the heading in --help. metavar: stands for the value
+    there.
     """
 
     default: object
@@ -33,9 +32,6 @@ class Option:
     choices: tuple = ()
     flag: str = ""
     short: str = ""
-    published: bool = False
-    rebuilds: bool = False
-    fixed: bool = True
     required: bool = False
     group: str = ""
     metavar: str | None = None
@@ -58,7 +54,7 @@ class Option:
         return text if self.excluded is None else f"{text} and not {self.excluded:g}"
 
     def spellings(self, name: str) -> list[str]:
-        """All that a command line may say for it. name: of its field."""
+        """All words that name it on a command line. name: of its field."""
         flag = self.flag or name
         words = [f"-{self.short}"] if self.short else []
         return [*words, f"--{flag}", *([f"--no-{flag}"] if self.type is bool else [])]
@@ -150,30 +146,39 @@ def switch(help: str, default: bool = False) -> Option:
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line instead of the whole usage, and takes no part of a name."""
+    """Answers a mistake in one line, without the usage; so do the parsers of its subcommands.
 
-    def __init__(self, **facts):
+    Names of options may not be shortened. A word that is no option ends the program, with the right
+    spelling. explain: gives a sentence for such a word, where it knows one.
+    """
+
+    def __init__(self, explain: Callable[[str], str | None] = lambda word: None, **facts):
         super().__init__(allow_abbrev=False, **facts)
+        self.explain = explain
 
     def error(self, message: str) -> NoReturn:
         """End the program."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
-    def parse_strictly(
-        self, words: Sequence[str], explain: Callable[[str], str | None]
-    ) -> argparse.Namespace:
-        """The options; a word that is none of them ends the program with the right spelling.
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and no other word: what parse_args() and argparse's subcommands call."""
+        found, stray = self.parse_some(args, namespace)
+        stray = [word for word in stray if word != "--"] or stray
+        if stray:
+            self.error(self.explain(stray[0]) or self._about_stray(stray[0]))
+        return found, stray
 
-        explain: gives a sentence for such a word, where it knows one.
-        """
+    def parse_some(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and the words that are none, for another program."""
+        words = sys.argv[1:] if args is None else list(args)
         for word in words:  # argparse would read -save as -s ave
             if word.startswith("-") and f"-{word.split('=')[0]}" in self._option_string_actions:
                 self.error(self._about_stray(word))
-        args, stray = self.parse_known_args(words)
-        stray = [word for word in stray if word != "--"] or stray
-        if stray:
-            self.error(explain(stray[0]) or self._about_stray(stray[0]))
-        return args
+        return super().parse_known_args(words, namespace)
 
     def _about_stray(self, word: str) -> str:
         known = [w.lstrip("-") for action in self._actions for w in action.option_strings]
@@ -185,9 +190,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_group(
-    parser: argparse.ArgumentParser, title: str, options: Mapping[str, Option | dict]
+    parser: argparse._ActionsContainer, title: str, options: Mapping[str, Option | dict]
 ) -> None:
-    """Add a table of options, under a title where one is given.
+    """Add a table of options to a parser or a group of one, under a title where one is given.
 
     A dict in place of an Option holds arguments of add_argument(); words: how it is written.
     """
@@ -201,18 +206,31 @@ def add_group(
 
 
 def device(text: str) -> str:
-    """'cpu' or a GPU's number; for several, a command of torchrun, with one process for each."""
+    """'cpu' or a GPU's number, for a program of one process. Raises ArgumentTypeError."""
     if text == "cpu" or text.isdecimal():
         return text
-    numbers = text.split(",")
-    if len(numbers) > 1 and all(number.isdecimal() for number in numbers):
+    if _count_gpus(text) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} names several GPUs: this program uses one")
+    raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a GPU nor cpu")
+
+
+def device_of_process(text: str) -> str:
+    """The same for a program that torchrun starts; for several GPUs, the answer has the command."""
+    count = _count_gpus(text)
+    if count > 1:
         script, *rest = _without_device(sys.argv)
-        line = ["torchrun", f"--nproc_per_node={len(numbers)}", Path(script).name, *rest]
+        line = ["torchrun", f"--nproc_per_node={count}", Path(script).name, *rest]
         raise argparse.ArgumentTypeError(
             "several GPUs take one process each. Start them with:\n"
             f"CUDA_VISIBLE_DEVICES={text} {shlex.join(line)}"
         )
-    raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a GPU nor cpu")
+    return device(text)
+
+
+def _count_gpus(text: str) -> int:
+    """How many GPUs a list such as 0,1 names; 0 where it is no list of numbers."""
+    numbers = text.split(",")
+    return len(numbers) if all(number.isdecimal() for number in numbers) else 0
 
 
 def _without_device(words: Sequence[str]) -> list[str]:

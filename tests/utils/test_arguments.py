@@ -13,6 +13,7 @@ from utils.arguments import (
     choice,
     count,
     device,
+    device_of_process,
     switch,
     text,
 )
@@ -239,56 +240,78 @@ def test_a_value_that_is_not_allowed_is_one_line(words, said, refusal):
     ],
 )
 def test_a_word_that_is_no_option_is_answered_with_the_nearest_one(word, right, refusal):
-    parser = parser_with(**TABLE)
-    said = refusal(lambda words: parser.parse_strictly(words, lambda _: None), word)
+    said = refusal(parser_with(**TABLE).parse_args, word)
     assert said == (
         f"prog.py: error: {word!r} is no option: write {right} (two dashes, no blank after them)"
     )
 
 
 def test_a_word_like_no_option_sends_to_the_help(refusal):
-    parser = parser_with(**TABLE)
-    said = refusal(lambda words: parser.parse_strictly(words, lambda _: None), "--zzzzzz", "7")
+    said = refusal(parser_with(**TABLE).parse_args, "--zzzzzz", "7")
     assert said == "prog.py: error: '--zzzzzz' is no option; --help lists them all"
 
 
 def test_what_the_caller_knows_of_a_word_comes_first(refusal):
-    parser = parser_with(**TABLE)
     known = {"--bach": "--bach: is an option of another method."}
-    said = refusal(lambda words: parser.parse_strictly(words, known.get), "--bach", "--zzz")
+    parser = Parser(prog="prog.py", explain=known.get)
+    add_group(parser, "", TABLE)
+    said = refusal(parser.parse_args, "--bach", "--zzz")
     assert said == "prog.py: error: --bach: is an option of another method."
 
 
 def test_a_part_of_a_name_is_no_option(refusal):
-    parser = parser_with(**TABLE)
-    said = refusal(lambda words: parser.parse_strictly(words, lambda _: None), "--fold", "x")
-    assert "write --folder" in said
+    assert "write --folder" in refusal(parser_with(**TABLE).parse_args, "--fold", "x")
 
 
 def test_dashes_apart_from_their_word_are_answered_with_the_word(refusal):
-    parser = parser_with(**TABLE)
-    said = refusal(lambda words: parser.parse_strictly(words, lambda _: None), "--", "batch", "3")
+    said = refusal(parser_with(**TABLE).parse_args, "--", "batch", "3")
     assert "'batch' is no option: write --batch (two dashes, no blank after them)" in said
 
 
-def test_right_words_are_read_as_ever():
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["draw", "--bach", "3"], "prog.py draw: error: '--bach' is no option: write --batch "),
+        (["draw", "-batch", "3"], "prog.py draw: error: '-batch' is no option: write --batch "),
+        (["draw", "stray"], "prog.py draw: error: 'stray' is no option; --help lists them all"),
+        (["-help"], "prog.py: error: '-help' is no option: write --help "),
+    ],
+)
+def test_subcommands_read_as_strictly(words, said, refusal):
+    parser = Parser(prog="prog.py")
+    task = parser.add_subparsers(dest="task").add_parser("draw")
+    add_group(task, "", {"batch": TABLE["batch"], "b": count(1, "a short one", short="b")})
+    assert refusal(parser.parse_args, *words).startswith(said)
+    assert vars(parser.parse_args(["draw", "--batch", "3"]))["batch"] == 3
+
+
+def test_words_for_another_program_come_back_in_their_order(refusal):
     parser = parser_with(**TABLE)
-    words = ["-r", "rn", "--batch", "3", "--cache"]
-    assert parser.parse_strictly(words, lambda _: None) == parser.parse_args(words)
+    args, others = parser.parse_some(["--other", "3", "--batch", "2", "--more"])
+    assert args.batch == 2 and others == ["--other", "3", "--more"]
+    assert "write --mode" in refusal(parser.parse_some, "-mode", "rn")
 
 
 # ---- devices
 
 
+@pytest.mark.parametrize("parse", [device, device_of_process])
 @pytest.mark.parametrize("name", ["cpu", "0", "3", "12"])
-def test_a_device_is_cpu_or_a_number(name):
-    assert device(name) == name
+def test_a_device_is_cpu_or_a_number(parse, name):
+    assert parse(name) == name
 
 
+@pytest.mark.parametrize("parse", [device, device_of_process])
 @pytest.mark.parametrize("name", ["", "gpu", "-1", "0,", "0,a", "cuda:0", "1.5", "²"])
-def test_what_is_no_device_is_named(name):
+def test_what_is_no_device_is_named(parse, name):
     with pytest.raises(argparse.ArgumentTypeError, match="neither the number of a GPU nor cpu"):
-        device(name)
+        parse(name)
+
+
+def test_a_program_of_one_process_takes_one_gpu():
+    with pytest.raises(argparse.ArgumentTypeError) as error:
+        device("0,2")
+    assert str(error.value) == "'0,2' names several GPUs: this program uses one"
 
 
 @pytest.mark.parametrize(
@@ -298,7 +321,7 @@ def test_several_gpus_are_answered_with_the_command_that_uses_them(words, monkey
     given = ["/there/train.py", "--save", "my run", *words, "--batch", "3"]
     monkeypatch.setattr(sys, "argv", given)
     with pytest.raises(argparse.ArgumentTypeError) as error:
-        device("0,2")
+        device_of_process("0,2")
     assert str(error.value).splitlines()[1] == (
         "CUDA_VISIBLE_DEVICES=0,2 torchrun --nproc_per_node=2 train.py --save 'my run' --batch 3"
     )
