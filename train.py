@@ -143,7 +143,6 @@ def _describe(args: Namespace, data, run, source: str) -> None:
     log.info("saves to: %s; runs on: %s x %d, %s", args.save, run.device, world_size(), precision)
     name = RUN
     if args.resume:
-        log.info("resumes in epoch %d after step %d", run.epoch + 1, run.step)
         name = f"resumed_in_epoch_{run.epoch + 1}_step_{run.step}.json"
     content = {
         "options": plain_options(args),

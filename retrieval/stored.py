@@ -171,9 +171,7 @@ def fingerprint(method: Method, *lists) -> str:
     """
     content = [method.settings.of_model(), method.inputs]
     digest = hashlib.sha256(json.dumps(content).encode())
-    for name, tensor in sorted(method.state_dict().items()):
-        if name.startswith(method.training_only):
-            continue
+    for name, tensor in sorted(method.without_training(method.state_dict()).items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     for images in lists:

@@ -367,4 +367,4 @@ def test_many_photos_are_shown_in_part(gallery, place, tmp_path, monkeypatch, ca
     assert {len(r["paths"]) for r in found["rankings"]} == {15}
     page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
     assert page.count("<img") == 12 * (2 + 2)
-    assert "show the first 2 photos" in caplog.text
+    assert "shows the first 2 photos" in caplog.text

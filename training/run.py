@@ -207,7 +207,9 @@ class Run:
         if self.tensorboard and self.folder.writes:
             step = self.epoch * self.sampler.steps + self.step
             self.board = Board(self.folder.path / "tensorboard", step)
-        if not self.resumed:
+        if self.resumed:
+            log.info("resumes in epoch %d after step %d", self.epoch + 1, self.step)
+        else:
             self.method.before_training()
             self._save(LAST)  # shows at once whether there is room, and lets --resume begin
         first_epoch, finished = self.epoch, True

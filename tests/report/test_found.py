@@ -192,7 +192,7 @@ def test_many_sketches_share_the_photos_of_the_page(
     caplog.set_level("INFO")
     write_found(out, gallery, sketches(tmp_path, gallery, ["x", "y", "z"]), CONTENT, "tokens")
     assert page_of(out).count("<img") == 3 * (2 + shown)
-    assert caplog.messages == [f"pictures and page show the first {shown} photos of each sketch."]
+    assert caplog.messages == [f"the page shows the first {shown} photos of each sketch."]
     assert {len(ranking["paths"]) for ranking in ranking_of(out)["rankings"]} == {5}
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from datasets.benchmark import ImageList
+from model.method import Method
 from model.settings import TrainingSettings, setting
 from retrieval import encoder, evaluate
 from retrieval.encoder import Encoder
@@ -38,6 +39,7 @@ class FakeMethod(nn.Module):
     name = "fake"
     training_only = ("teacher.",)
     pair_features = ("tokens",)
+    without_training = Method.without_training
 
     def __init__(self):
         super().__init__()
