@@ -67,8 +67,9 @@ def search(args: Namespace, device) -> int:
 
     started = time.perf_counter()
     files, out, folder = named_images(args.sketch, [".svg"]), Path(args.out), Path(args.gallery)
-    checkpoint = Path(args.load or read_gallery(folder)["checkpoint"])
-    prepare_folder(out)
+    described = read_gallery(folder)
+    checkpoint = Path(args.load or described["checkpoint"])
+    prepare_folder(out, Path(described["root"]))
     gallery = Gallery(folder, _encoder(checkpoint, args, device))
     args.k = min(args.k, len(gallery))
     loading = time.perf_counter() - started
@@ -95,7 +96,6 @@ def search(args: Namespace, device) -> int:
         log.warning("skipped: %s", fault)
     if not found:
         raise InputError("there is no readable sketch to search with.")
-    _print_best(found, args)
     content = {
         "checkpoint": str(checkpoint),
         "retrieval": args.retrieval,
@@ -104,7 +104,11 @@ def search(args: Namespace, device) -> int:
         "options": plain_options(args),
         "environment": environment(str(device)) | {"faiss": faiss_version()},
     }
-    for what, file in write_found(out, gallery, found, content, _mode(args)).items():
+    try:
+        written = write_found(out, gallery, found, content, _mode(args))
+    finally:
+        _print_best(found, args)
+    for what, file in written.items():
         print(f"{what}: {file}")
     return 0
 

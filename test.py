@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from datasets import load_benchmark
@@ -16,7 +17,7 @@ from options import (
     test_options,
 )
 from utils.errors import InputError, run_script
-from utils.files import check_folder
+from utils.files import check_folder, reason
 from utils.logs import environment, log, start_logging, write_json
 from utils.run_folder import BEST
 from utils.world import is_main
@@ -153,15 +154,7 @@ def _report(
     from report import results
     from retrieval.stored import fingerprint
 
-    if rankings:
-        results.write_rankings(rankings, evaluation)
-    print(results.table(evaluation))
-    if evaluation.shortlist:
-        print(results.shortlist_line(evaluation, args.shortlist))
-    print(" ".join(f"{name}:{evaluation.metrics[name]:.4f}" for name in PUBLISHED))
     skipped = [*data.skipped, *evaluation.skipped]
-    if skipped:
-        log.warning("%d images were missing or unreadable and are left out.", len(skipped))
     content = {
         **about,
         **results.as_json(evaluation, skipped),
@@ -170,30 +163,41 @@ def _report(
         "options": plain_options(args),
         "environment": environment(device),
     }
-    written = {"results": _beside(path, args, "json", lambda file: write_json(file, content))}
+    title = f"{args.dataset}, {args.test_class}, -r {args.retrieval}"
+    writers = {"results": ("json", lambda file: write_json(file, content))}
     if args.save_pictures:
-        title = f"{args.dataset}, {args.test_class}, -r {args.retrieval}"
-        written["pictures"] = _beside(
-            path,
-            args,
-            "rankings.png",
-            lambda file: results.draw_rankings(file, evaluation, args.save_pictures, title),
-        )
+        draw = partial(results.draw_rankings, evaluation, args.save_pictures, title)
+        writers["pictures"] = ("rankings.png", draw)
+    written = {}
+    for what, (ending, write) in writers.items():
+        beside = path.with_name(result_name(args, path.name, ending))
+        written[what] = _written(write, beside, Path(beside.name))
     if rankings:
-        written["rankings"] = rankings
-    print(", ".join(f"{what}: {file}" for what, file in written.items()))
+        written["rankings"] = _written(partial(results.write_rankings, evaluation), rankings)
+    print(results.table(evaluation))
+    if evaluation.shortlist:
+        print(results.shortlist_line(evaluation, args.shortlist))
+    print(" ".join(f"{name}:{evaluation.metrics[name]:.4f}" for name in PUBLISHED))
+    if skipped:
+        log.warning("%d images were missing or unreadable and are left out.", len(skipped))
+    print(", ".join(f"{what}: {file}" for what, file in written.items() if file))
+    lost = [what for what, file in written.items() if file is None]
+    if lost:
+        raise InputError(f"not written: {', '.join(lost)}; the reason stands above.")
 
 
-def _beside(path: Path, args: Namespace, ending: str, write: Callable[[Path], None]) -> Path:
-    """Write a file beside the checkpoint, or in the current folder if that is refused; where."""
-    file = path.with_name(result_name(args, path.name, ending))
-    try:
-        write(file)
-    except OSError as error:
-        log.warning("%s cannot be written (%s): writing to the current folder.", file, error)
-        file = Path(file.name)
-        write(file)
-    return file
+def _written(write: Callable[[Path], None], *places: Path) -> Path | None:
+    """Write to the first of some places that takes it; which one, None: none does."""
+    for file in places:
+        try:
+            write(file)
+            return file
+        except OSError as error:
+            log.warning("%s: cannot be written (%s).", file, reason(error))
+        except InputError as error:  # of what is written
+            log.warning("%s", error)
+            break
+    return None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The results of a search: ranking.json, a strip for each sketch, and the page."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,12 +58,32 @@ class Found:
         return [(path, _shown(score)) for path, score in pairs]
 
 
-def prepare_folder(out: Path) -> None:
-    """Make the folder of results. Raises InputError where that cannot be."""
+def prepare_folder(out: Path, photos: Path) -> None:
+    """Make the folder of results; that of a former search will do.
+
+    photos: the gallery's. Raises InputError where that cannot be, for a folder of other files, and
+    for one among the photos: its pictures would be indexed.
+    """
+    if out.resolve().is_relative_to(photos.resolve()):
+        raise InputError(f"{out}: lies in the folder of photos. Choose an --out elsewhere.")
     try:
+        if out.is_dir() and any(out.iterdir()) and not _holds_a_search(out):
+            raise InputError(
+                f"{out}: holds other files, and no search. Choose an empty folder, or a new one."
+            )
         (out / STRIPS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be made ({reason(error)}).") from error
+
+
+def _holds_a_search(out: Path) -> bool:
+    """Whether a search wrote this folder, or began to."""
+    if {file.name for file in out.iterdir()} <= {STRIPS}:
+        return not any((out / STRIPS).iterdir())
+    try:
+        return "rankings" in json.loads((out / RANKING).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def write_found(
@@ -75,6 +96,8 @@ def write_found(
     """
     try:
         write_json(out / RANKING, _ranking(gallery, found, content))
+        for former in [out / PAGE, *(out / STRIPS).glob("*.png")]:
+            former.unlink(missing_ok=True)
         most = min(SHOWN, max(1, IN_PAGE // len(found)))
         if most < len(found[0].answer.photos):
             log.info("the page shows the first %d photos of each sketch.", most)

@@ -58,7 +58,7 @@ def as_json(evaluation: Evaluation, skipped: list[str]) -> dict:
     }
 
 
-def write_rankings(file: Path, evaluation: Evaluation) -> None:
+def write_rankings(evaluation: Evaluation, file: Path) -> None:
     """Write the best photos of every sketch as numpy arrays, whole or not at all."""
     with written_whole(file) as stream:
         np.savez_compressed(
@@ -70,7 +70,7 @@ def write_rankings(file: Path, evaluation: Evaluation) -> None:
         )
 
 
-def draw_rankings(file: Path, evaluation: Evaluation, count: int, title: str) -> None:
+def draw_rankings(evaluation: Evaluation, count: int, title: str, file: Path) -> None:
     """Draw `count` sketches, spread evenly over the list, with their best photos.
 
     title: a phrase, to which mean average precision and the legend are added.

@@ -529,7 +529,7 @@ def test_what_cannot_lie_beside_the_checkpoint_is_written_into_the_current_folde
     with Image.open(here / names[1]) as picture:
         assert picture.format == "PNG"
     for name in names:
-        assert f"{checkpoint.with_name(name)} cannot be written" in caplog.text
+        assert f"{checkpoint.with_name(name)}: cannot be written" in caplog.text
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 12, 625])

@@ -16,12 +16,15 @@ WITHOUT_RESERVING = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of the fil
 
 
 def check_folder(file: Path, option: str) -> None:
-    """Refuse, before any work is done, a file that is to be written to a folder that is not there.
+    """Refuse, before any work is done, a file that cannot be written: InputError.
 
-    option: names the file on the command line. Raises InputError.
+    That is one in a folder that is not there, or in the place of one. option: names the file on the
+    command line.
     """
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise InputError(f"{option} {file}: there is no folder {file.parent}. Make it first.")
+    if os.path.isdir(file):
+        raise InputError(f"{option} {file}: is a folder. Name a file in it.")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.console import visible
 from utils.errors import InputError
 from utils.files import reason, written_whole
 
@@ -37,7 +38,7 @@ def start_logging(file: Path | None = None, quiet: bool = False) -> None:
     kept = None if file is None else _open_log(file)
     logging.captureWarnings(True)
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(_ConsoleFormatter())
+    console.setFormatter(_Console())
     console.setLevel(logging.WARNING if quiet else logging.INFO)
     handlers: list[logging.Handler] = [console]
     if kept is not None:
@@ -132,7 +133,7 @@ def _open_log(file: Path) -> logging.Handler:
             f"{file}: cannot be written ({reason(error)}). May you write there, and is there space "
             "left?"
         ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 
@@ -172,13 +173,23 @@ class _LogFile(logging.handlers.WatchedFileHandler):
             super().close()
 
 
-class _ConsoleFormatter(logging.Formatter):
+class _Plain(logging.Formatter):
+    """Messages are one line each, in which control characters of names of files are visible."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, as logging calls it
+        """All but a traceback."""
+        message = record.message
+        if record.name == "py.warnings":  # "file:line: Category: message\n  source line"
+            message = message.split("Warning: ", 1)[-1].split("\n")[0]
+        record.message = visible(message)
+        return super().formatMessage(record)
+
+
+class _Console(_Plain):
     """The message alone; warnings and errors have their level before it."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
-        if record.name == "py.warnings":  # "file:line: Category: message\n  source line"
-            message = message.split("Warning: ", 1)[-1].split("\n")[0]
         return (
             f"{record.levelname.lower()}: {message}" if record.levelno > logging.INFO else message
         )

@@ -55,7 +55,7 @@ def gallery(tmp_path):
 @pytest.fixture
 def out(tmp_path):
     folder = tmp_path / "out"
-    prepare_folder(folder)
+    prepare_folder(folder, tmp_path / "place")
     return folder
 
 
@@ -220,14 +220,51 @@ def test_a_folder_of_results_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(InputError, match=rf"^{place}: cannot be made \(.+\)\.$"):
-            prepare_folder(place)
-    prepare_folder(tmp_path / "new" / "out")
-    prepare_folder(tmp_path / "new" / "out")  # one that is there will do
+            prepare_folder(place, tmp_path / "photos")
+    for _ in range(2):  # one that is there will do
+        prepare_folder(tmp_path / "new" / "out", tmp_path / "photos")
     assert (tmp_path / "new" / "out" / STRIPS).is_dir()
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"index.html": "my home page"},
+        {"ranking.json": "[1, 2]", "index.html": ""},
+        {"ranking.json": "rankings"},
+        {"strips/mine.png": ""},
+        {"notes.txt": ""},
+    ],
+)
+def test_a_folder_of_other_files_is_left_alone(tmp_path, files):
+    for name, content in files.items():
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(InputError, match="holds other files, and no search"):
+        prepare_folder(tmp_path / "out", tmp_path / "photos")
+    found = {str(f.relative_to(tmp_path / "out")) for f in tmp_path.rglob("*") if f.is_file()}
+    assert found == files.keys()
+
+
+@pytest.mark.parametrize("place", ["photos", "photos/a/found", "link"])
+def test_results_do_not_go_among_the_photos(tmp_path, place):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    with pytest.raises(InputError, match="lies in the folder of photos"):
+        prepare_folder(tmp_path / place, tmp_path / "photos")
+
+
+def test_nothing_of_a_former_search_stays(tmp_path, gallery, out):
+    write_found(out, gallery, sketches(tmp_path, gallery, ["a.png", "b.png"]), CONTENT, "tokens")
+    (out / "notes.txt").write_text("mine")
+    prepare_folder(out, gallery.root)
+    write_found(out, gallery, sketches(tmp_path, gallery, ["c.png"]), CONTENT, "tokens")
+    assert [file.name for file in (out / STRIPS).iterdir()] == ["1_c.png"]
+    assert "b.png" not in page_of(out) and (out / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", [RANKING, PAGE, "1_a.png"])
-def test_a_full_disk_is_a_sentence_and_leaves_the_former_file(
+def test_a_full_disk_is_a_sentence_and_mixes_no_two_searches(
     tmp_path, gallery, out, monkeypatch, name
 ):
     found, replace = sketches(tmp_path, gallery), os.replace
@@ -244,6 +281,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_former_file(
         write_found(out, gallery, found, {**CONTENT, "options": {}}, "pairs")
     assert str(error.value) == f"{out}: cannot be written (No space left on device)."
     after = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
-    assert after.keys() == before.keys()
-    (file,) = [file for file in before if file.name == name]
-    assert after[file] == before[file]
+    if name == RANKING:
+        assert after == before
+    else:
+        assert ranking_of(out)["options"] == {} and out / PAGE not in after

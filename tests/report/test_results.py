@@ -103,7 +103,7 @@ def test_json_has_all_that_was_measured(evaluation):
 
 
 def test_rankings_are_arrays_that_load_without_objects(evaluation, tmp_path):
-    results.write_rankings(tmp_path / "any.name", evaluation)
+    results.write_rankings(evaluation, tmp_path / "any.name")
     assert [file.name for file in tmp_path.iterdir()] == ["any.name"]
     with np.load(tmp_path / "any.name", allow_pickle=False) as kept:
         assert set(kept) == {"queries", "gallery", "ranking", "similarity"}
@@ -117,11 +117,11 @@ def test_rankings_that_cannot_be_written_leave_the_former_ones(evaluation, tmp_p
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    results.write_rankings(tmp_path / "rankings.npz", evaluation)
+    results.write_rankings(evaluation, tmp_path / "rankings.npz")
     before = (tmp_path / "rankings.npz").read_bytes()
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
-        results.write_rankings(tmp_path / "rankings.npz", evaluation)
+        results.write_rankings(evaluation, tmp_path / "rankings.npz")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"rankings.npz": before}
 
 
@@ -152,8 +152,8 @@ def sheets(monkeypatch):
 
 
 def test_a_title_has_the_score_and_how_many_sketches_are_drawn(evaluation, sheets, tmp_path):
-    results.draw_rankings(tmp_path / "a.png", evaluation, 3, "sketchy, -r rn")
-    results.draw_rankings(tmp_path / "b.png", evaluation, 100, "all")
+    results.draw_rankings(evaluation, 3, "sketchy, -r rn", tmp_path / "a.png")
+    results.draw_rankings(evaluation, 100, "all", tmp_path / "b.png")
     legend = "spread evenly. Green: right class, red: wrong."
     assert [title for title, _ in sheets] == [
         f"sketchy, -r rn: mAP (average_precision) 0.250; 3 of 12 sketches, {legend}",
@@ -163,7 +163,7 @@ def test_a_title_has_the_score_and_how_many_sketches_are_drawn(evaluation, sheet
 
 
 def test_a_strip_has_the_first_ten_photos_and_their_classes(evaluation, sheets, tmp_path):
-    results.draw_rankings(tmp_path / "a.png", evaluation, 3, "")
+    results.draw_rankings(evaluation, 3, "", tmp_path / "a.png")
     ((_, strips),) = sheets
     assert [strip.query_name for strip in strips] == ["cup", "swan", "harp"]
     for strip in strips:
@@ -177,13 +177,13 @@ def test_relevant_is_the_target_and_not_the_name(evaluation, sheets, tmp_path):
     third = replace(evaluation.queries, target=np.full(12, 3))
     rankings = np.tile([4, 3, 2, 1, 0], (12, 1))
     changed = replace(evaluation, queries=third, gallery=one_each, rankings=rankings)
-    results.draw_rankings(tmp_path / "a.png", changed, 12, "")
+    results.draw_rankings(changed, 12, "", tmp_path / "a.png")
     strip = sheets[0][1][1]
     assert strip.relevant == [False, True, False, False, False]
     assert strip.photo_names == [strip.query_name] * 5
 
 
 def test_the_picture_is_a_png(evaluation, tmp_path):
-    results.draw_rankings(tmp_path / "a.rankings", evaluation, 1, "one")
+    results.draw_rankings(evaluation, 1, "one", tmp_path / "a.rankings")
     with Image.open(tmp_path / "a.rankings") as picture:
         assert picture.format == "PNG" and picture.width > 10 * 128

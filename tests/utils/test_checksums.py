@@ -1,4 +1,4 @@
-"""A checksum of each row: the sum of its words, which a changed byte or a torn end changes."""
+"""A checksum of each row, which a changed byte, a torn end and words that change places change."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from utils.checksums import row_sums
 
 TYPES = ["<f2", "<f4", "<f8", "u1", "<i8"]
+ODD = (0x2F4BA6408E4D89B, 0x3DD62B0B9CA8C5B3, 0x1C8667A55D902E79)  # the first three numbers
 
 
 def slow_sums(rows):
@@ -16,16 +17,20 @@ def slow_sums(rows):
     for row in rows:
         content = row.tobytes()
         word = next(size for size in (8, 4, 2, 1) if len(content) % size == 0)
-        words = (content[i : i + word] for i in range(0, len(content), word))
-        sums.append(sum(int.from_bytes(w, "little") for w in words) % 2**64)
+        words = [content[i : i + word] for i in range(0, len(content), word)]
+        odd = [number | 1 for number in np.random.Philox(key=0).random_raw(len(words)).tolist()]
+        products = (int.from_bytes(w, "little") * n for w, n in zip(words, odd, strict=True))
+        sums.append(sum(products) % 2**64)
     return sums
 
 
 def test_by_hand():
-    words = np.array([[1, 2, 3], [2**64 - 1, 1, 0]], dtype="<u8")
-    assert row_sums(words).tolist() == [6, 0]  # modulo 2 to the 64
-    assert row_sums(np.array([[1, 0, 2], [255, 1, 0]], dtype="u1")).tolist() == [3, 256]
-    assert row_sums(np.array([[1, 1]], dtype="<u2")).tolist() == [2**16 + 1]  # one word of 4 bytes
+    """Stores on disk hold such sums: they are the same in every version."""
+    a, b, c = ODD
+    words = np.array([[1, 2, 3], [0, 0, 2**64 - 1]], dtype="<u8")
+    assert row_sums(words).tolist() == [(a + 2 * b + 3 * c) % 2**64, -c % 2**64]
+    assert row_sums(np.array([[1, 0, 2]], dtype="u1")).tolist() == [(a + 2 * c) % 2**64]
+    assert row_sums(np.array([[1, 1]], dtype="<u2")).tolist() == [(2**16 + 1) * a % 2**64]
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,3 +77,12 @@ def test_a_row_of_which_the_end_was_torn_off_has_another_sum():
 
 def test_no_rows_have_no_sums():
     assert row_sums(np.zeros((0, 3, 2), dtype=np.float32)).shape == (0,)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (3, 60), (0, 512)])
+def test_words_that_change_places_change_the_sum(one, other):
+    rows = np.random.default_rng(0).standard_normal((3, 2052)).astype(np.float16)
+    changed = rows.copy()
+    words = changed.view(np.uint64)
+    words[1, [one, other]] = words[1, [other, one]]
+    assert (row_sums(changed) != row_sums(rows)).tolist() == [False, True, False]

@@ -1,8 +1,14 @@
 """How a script ends."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from utils.errors import InputError, run_script
+
+ROOT = Path(__file__).parents[2]
 
 
 def ends_with(main):
@@ -16,11 +22,16 @@ def test_status_is_what_main_returns(status):
     assert ends_with(lambda: status) == status
 
 
-def test_input_error_becomes_one_sentence():
+def test_input_error_becomes_one_sentence(capsys):
     def main():
         raise InputError("photo.jpg: no such file.")
 
-    assert ends_with(main) == "error: photo.jpg: no such file."  # python: to stderr, status 1
+    assert ends_with(main) == 1
+    assert capsys.readouterr().err == "error: photo.jpg: no such file.\n"
+
+
+def test_names_of_files_in_an_error_cannot_command_a_terminal():
+    assert str(InputError("a\x1b[31m\nb.jpg: ö.")) == "a\\x1b[31m\\nb.jpg: ö."
 
 
 def test_interruption_ends_with_the_shells_status(capsys):
@@ -41,3 +52,26 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
 def test_input_error_is_a_value_error():
     assert issubclass(InputError, ValueError)
+
+
+def test_ctrl_c_in_a_destructor_is_not_dropped(tmp_path):
+    """Where Python would say "Exception ignored" and go on."""
+    script = """
+import os, signal, time
+from utils.errors import run_script
+
+class Workers:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+def main():
+    Workers()
+    time.sleep(60)
+
+run_script(main)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=50
+    )
+    assert (ended.returncode, ended.stderr) == (130, "interrupted.\n")
