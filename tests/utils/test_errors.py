@@ -67,7 +67,8 @@ class Workers:
 
 def main():
     Workers()
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)
 
 run_script(main)
 """
