@@ -3,9 +3,11 @@
 import _thread
 import sys
 from collections.abc import Callable
+from threading import Timer
 
 from utils.console import console_that_never_fails, visible
 
+SOON = 0.01  # seconds
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
@@ -45,7 +47,8 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 def _interrupt_again(unraisable) -> None:
+    """In the place of Python's message about an exception in a destructor."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        _thread.interrupt_main()
+        Timer(SOON, _thread.interrupt_main).start()  # once the destructor has ended
     else:
         sys.__unraisablehook__(unraisable)
