@@ -61,7 +61,7 @@ def search(args: Namespace, device) -> int:
     from datasets.pencil import ready_sketch
     from datasets.unlabelled import named_images
     from report.found import Found, prepare_folder, write_found
-    from retrieval.gallery import Gallery, read_gallery
+    from retrieval.gallery import UP_TO_DATE, Gallery, read_gallery
     from retrieval.neighbours import faiss_version
     from retrieval.scoring import RANKERS
 
@@ -96,10 +96,17 @@ def search(args: Namespace, device) -> int:
         log.warning("skipped: %s", fault)
     if not found:
         raise InputError("there is no readable sketch to search with.")
+    changed = gallery.changed(dict.fromkeys(path for one in found for path in one.answer.photos))
+    if changed:
+        log.warning(
+            "%d of the photos found, as %s, have changed or gone since they were indexed. %s",
+            *(len(changed), changed[0], UP_TO_DATE),
+        )
     content = {
         "checkpoint": str(checkpoint),
         "retrieval": args.retrieval,
         "skipped": skipped,
+        "changed": changed,
         "milliseconds": {"loading": round(1e3 * loading, 3)},
         "options": plain_options(args),
         "environment": environment(str(device)) | {"faiss": faiss_version()},

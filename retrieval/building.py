@@ -12,10 +12,18 @@ import numpy as np
 import torch
 
 from retrieval.encoder import Encoder
-from retrieval.gallery import FORMAT, GALLERY, check_weights, read_gallery
+from retrieval.gallery import (
+    FORMAT,
+    GALLERY,
+    check_weights,
+    open_index,
+    read_gallery,
+    sum_of_description,
+)
 from retrieval.neighbours import KINDS, Index, compares_cosines, recall_of_photos
 from retrieval.store import FeatureStore, state_of
 from retrieval.stored import open_store
+from utils.checksums import file_sum
 from utils.errors import InputError
 from utils.files import reason, written_whole
 from utils.logs import log
@@ -219,16 +227,20 @@ class _Build:
 
     def _content(self, good: list[str], checkpoint: str) -> dict:
         """The description of the gallery; its index is built on the way."""
-        return {
-            "format": FORMAT,
+        fixed = {
             "key": self.store.key,
             "tokens": self.tokens,
             "snapshot": self.store.snapshot,
             "photos": good,
             "broken": sorted(set(self.paths) - set(good)),
+            "index": self._index(good),
+        }
+        return {
+            "format": FORMAT,
+            **fixed,
+            "crc32": sum_of_description(fixed),
             "checkpoint": checkpoint,
             "root": str(self.images.root.resolve()),
-            "index": self._index(good),
         }
 
     def _index(self, good: list[str]) -> dict:
@@ -242,7 +254,7 @@ class _Build:
             index = self.former["index"]
             if index["vectors"] == content:
                 try:
-                    Index(vectors, self.kind, torch.device("cpu"), folder / index["file"])
+                    open_index(folder, index, vectors, torch.device("cpu"))
                     return index
                 except InputError as error:
                     log.warning("%s", error)
@@ -253,7 +265,8 @@ class _Build:
         recall = recall_of_photos(index, vectors)
         if recall < POOR_RECALL:
             log.warning("recall is %.3f: exact search may serve you better.", recall)
-        return {"kind": self.kind, "file": file, "recall": recall, "vectors": content}
+        kept = {"file": file, "crc32": file_sum(folder / file)}
+        return {"kind": self.kind, **kept, "recall": recall, "vectors": content}
 
 
 def _warn_of(broken: Sequence[str], folder: Path) -> None:

@@ -241,11 +241,20 @@ class Encoder:
 
     @torch.no_grad()
     def _features(self, levels: Tensor, modality: str) -> Features:
-        """Features of images (B, 3, S, S) uint8 of one modality; retrieval vectors in fp32."""
+        """Features of images (B, 3, S, S) uint8 of one modality; retrieval vectors in fp32.
+
+        Raises InputError where these are not finite.
+        """
         batch = self.preprocessing.normalise(levels.to(self.device, non_blocking=True))
         with half_where_safe(self.device, self.dtype):
             features = encode_views(self.method, batch, modality, self.views)
-        return features | {"retrieval": features["retrieval"].float()}
+        vectors = features["retrieval"].float()
+        if not vectors.isfinite().all():
+            raise InputError(
+                f"the network makes nan or inf of some {modality}s, in {self.dtype}. Take --amp "
+                "off; if that was off, the checkpoint is damaged."
+            )
+        return features | {"retrieval": vectors}
 
     def _check(self, faults: dict[int, str]) -> None:
         if faults and not self.skip_bad:

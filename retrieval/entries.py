@@ -64,6 +64,27 @@ class Entries:
         """Forget all images but these."""
         self._numbers = {name: self._numbers[name] for name in names}
 
+    @staticmethod
+    def is_entry(line: object) -> bool:
+        """Whether a line, whoever wrote it, is as note() takes it."""
+        try:
+            names, states, features = line["names"], line["states"], line["features"]
+            return (
+                isinstance(names, list)
+                and all(type(name) is str for name in names)
+                and len(states) == len(names) > 0
+                and all(_are_counts(state) and len(state) in (0, 2) for state in states)
+                and all(
+                    _are_counts([about["first"], *about["sums"]])
+                    and len(about["sums"]) == len(names)
+                    and _are_counts(about["shape"])
+                    and all(about["shape"])
+                    for about in features.values()
+                )
+            )
+        except (TypeError, KeyError, AttributeError):
+            return False
+
     def note(self, line: Mapping) -> None:
         """Add a block of images: a line as FeatureStore writes it."""
         for place, (name, state) in enumerate(zip(line["names"], line["states"], strict=True)):
@@ -79,3 +100,8 @@ class Entries:
                 self._sums[feature][number] = about["sums"][place]
         for feature, about in line["features"].items():
             self.used[feature] = max(self.used[feature], about["first"] + len(about["sums"]))
+
+
+def _are_counts(values: object) -> bool:
+    """Whether this is a list of whole numbers, none below 0."""
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

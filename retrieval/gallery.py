@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,17 +16,31 @@ from datasets.unlabelled import LooseImages, image_list
 from model.method import Features
 from retrieval.blocks import Block
 from retrieval.encoder import Encoder
+from retrieval.entries import State
 from retrieval.neighbours import KINDS, Index, compares_cosines, has_gpu, load_faiss
 from retrieval.ranking import Ranking
 from retrieval.scoring import ByVectors, Photos, Ranker, names_read
-from retrieval.store import FeatureStore
+from retrieval.store import FeatureStore, state_of
 from retrieval.stored import StoredRows
+from utils.checksums import file_sum
 from utils.errors import InputError
+from utils.files import read_json, reason
 from utils.precision import tf32
+from utils.schema import TEXT, TRUTH, check, maybe, number, one_of, rows, table, whole
 
-GALLERY, FORMAT = "gallery.json", 2
-SCHEMA = {"key": dict, "snapshot": list, "tokens": bool, "photos": list, "broken": list}
-SCHEMA |= {"index": dict, "checkpoint": str, "root": str}
+GALLERY, FORMAT = "gallery.json", 3
+FIXED = {
+    "key": table({"weights": TEXT, "computed_in": TEXT}),
+    "tokens": TRUTH,
+    "snapshot": rows(whole(0), 2, 2),
+    "photos": rows(TEXT, 1),
+    "broken": rows(TEXT),
+    "index": table({"kind": one_of(*KINDS), "file": maybe(TEXT), "recall": maybe(number())}),
+}
+SCHEMA = table({**FIXED, "crc32": whole(0), "checkpoint": TEXT, "root": TEXT})
+AGAIN = "Remove it and run retrieve.py index again, which goes on from sound rows."
+ANEW = "Run retrieve.py index again: that builds it anew."
+UP_TO_DATE = "Bring the gallery up to date: retrieve.py index."
 ON_DEMAND = 256  # sketches at a time where photos are encoded for them
 
 
@@ -60,15 +75,16 @@ class Gallery:
         self.root = Path(self.content["root"])
         self.paths = np.array(self.content["photos"], dtype=object)
         store = open_photos(self.folder, self.content, encoder.types)
+        states = self.states = store.states()
         vectors = torch.from_numpy(store.read("retrieval", self.paths))
         self.rows = {"retrieval": vectors}
         pair_features = encoder.method.pair_features
         if self.content["tokens"]:
             self.rows |= {name: StoredRows(store, name, self.paths) for name in pair_features}
         else:
-            states = store.states()
             sizes = np.array([states[path][0] for path in self.paths], dtype=np.uint64)
-            on_demand = _OnDemand(self.encoder, image_list(self.root, self.paths, "photo"))
+            images = image_list(self.root, self.paths, "photo")
+            on_demand = _OnDemand(self.encoder, images, states)
             self.rows |= {name: _EncodedRows(on_demand, name, sizes) for name in pair_features}
         self.kind = self.content["index"]["kind"]
         self.index = self._opened_index(vectors)
@@ -109,6 +125,10 @@ class Gallery:
                 began = time.perf_counter()
         return answers, faults
 
+    def changed(self, paths: Iterable[str]) -> list[str]:
+        """Which of these photos are not as they were when they were indexed, or have gone."""
+        return [path for path in paths if state_of(self.root / path) != self.states[path]]
+
     def _answers(
         self, block: Block, ranking: Ranking, scores: list, seconds: tuple[float, float]
     ) -> list[Answer]:
@@ -142,8 +162,7 @@ class Gallery:
         on_gpu = self.encoder.device.type == "cuda"
         if faiss is None or (self.kind == "exact" and on_gpu and not has_gpu(faiss)):
             return None
-        file = self.content["index"]["file"]
-        return Index(vectors, self.kind, self.encoder.device, file and self.folder / file)
+        return open_index(self.folder, self.content["index"], vectors, self.encoder.device)
 
 
 def read_gallery(folder: Path) -> dict:
@@ -153,26 +172,23 @@ def read_gallery(folder: Path) -> dict:
         if any(folder.glob("entries.*.jsonl")):
             raise InputError(f"{folder}: is not finished. Run retrieve.py index again to go on.")
         raise InputError(f"{folder}: is no gallery. Make one with retrieve.py index.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise InputError(
-                f"{file}: has format {content['format']}, and this version reads format {FORMAT}. "
-                "Build the gallery again in another folder."
-            )
-        for name, kind in SCHEMA.items():
-            if not isinstance(content[name], kind):
-                raise TypeError(f"{name} is no {kind.__name__}")
-        if content["index"]["kind"] not in KINDS:
-            raise ValueError(f"its index is of the unknown kind {content['index']['kind']}")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    content = read_json(file, AGAIN)
+    check(content, table({"format": whole(1)}), file, AGAIN)
+    if content["format"] != FORMAT:
         raise InputError(
-            f"{file}: cannot be used ({type(error).__name__}: {error}). Remove the folder and run "
-            "retrieve.py index again."
-        ) from error
+            f"{file}: has format {content['format']}, and this version reads format {FORMAT}. "
+            "Build the gallery again in another folder."
+        )
+    check(content, SCHEMA, file, AGAIN)
+    if content["crc32"] != sum_of_description(content):
+        raise InputError(f"{file}: is damaged, or was edited. {AGAIN}")
     return content
+
+
+def sum_of_description(content: Mapping) -> int:
+    """The crc32 of all but what people may edit: where the photos and the checkpoint lie."""
+    fixed = {name: content[name] for name in FIXED}
+    return zlib.crc32(json.dumps(fixed, sort_keys=True).encode())
 
 
 def check_weights(folder: Path, content: Mapping, weights: str) -> None:
@@ -204,11 +220,22 @@ def open_photos(folder: Path, content: Mapping, types: Mapping[str, str]) -> Fea
     return store
 
 
-class _OnDemand:
-    """Encodes photos of a gallery when their rows are read."""
+def open_index(folder: Path, index: Mapping, vectors: Tensor, device: torch.device) -> Index:
+    """The index of a gallery, by its description. Raises InputError where its file is damaged."""
+    file = index["file"] and folder / index["file"]
+    try:
+        if file and file_sum(file) != index["crc32"]:
+            raise InputError(f"{file}: is damaged. {ANEW}")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({reason(error)}). {ANEW}") from error
+    return Index(vectors, index["kind"], device, file)
 
-    def __init__(self, encoder: Encoder, images):
-        self.encoder, self.images = encoder, images
+
+class _OnDemand:
+    """Encodes photos of a gallery when their rows are read. states: of their files, by path."""
+
+    def __init__(self, encoder: Encoder, images, states: Mapping[str, State]):
+        self.encoder, self.images, self.states = encoder, images, states
         self.last: tuple[list[int], Features] = ([], {})
 
     def features(self, numbers: Tensor) -> Features:
@@ -218,7 +245,10 @@ class _OnDemand:
             (block,) = self.encoder.blocks(photos, names, len(photos), "photos of the shortlist")
             if block.faults:
                 first = next(iter(block.faults.values()))
-                raise InputError(f"{first} Bring the gallery up to date: retrieve.py index.")
+                raise InputError(f"{first} {UP_TO_DATE}")
+            for number, path in enumerate(photos.path):
+                if state_of(photos.file(number)) != self.states[path]:
+                    raise InputError(f"{path}: has changed since it was indexed. {UP_TO_DATE}")
             self.last = numbers.tolist(), block.features
         return self.last[1]
 

@@ -147,7 +147,7 @@ class ByPairs:
     ):
         check_pairs(method)
         self.by_vectors = ByVectors(method, photos, expand=expand, index=index)
-        self.photos, self.fuse = photos, fuse
+        self.photos, self.fuse, self.dtype = photos, fuse, dtype
         self.score_pairs = method.pair_scorer(dtype, compiled)
         photos.move_to_gpu(dtype)
 
@@ -163,7 +163,8 @@ class ByPairs:
         """Scores of Q expanded sketches with all photos (Q, G), or with those listed (Q, K).
 
         Blocks of photos take turns, in both cases: what depends on a photo alone is then computed
-        once for all the sketches. Of identical photos only the first is scored.
+        once for all the sketches. Of identical photos only the first is scored. Raises InputError
+        where a score is nan.
         """
         originals, Q = self.photos.ties.originals, len(sketches["retrieval"])
         listed = originals if shortlist is None else originals[shortlist]
@@ -179,8 +180,15 @@ class ByPairs:
             some = None if wanted is None else wanted[:, block]
             scores[:, block] = self._scores_of_block(sketches, photos, some)
         if shortlist is None:
-            return scores if len(numbers) == len(originals) else scores[:, column]
-        return scores.gather(1, column)
+            scores = scores if len(numbers) == len(originals) else scores[:, column]
+        else:
+            scores = scores.gather(1, column)
+        if scores.isnan().any():
+            raise InputError(
+                f"the network gives some pairs the score nan, in {self.dtype}. Take --amp off; if "
+                "that was off, the checkpoint is damaged."
+            )
+        return scores
 
     def _scores_of_block(
         self, sketches: Features, photos: Features, wanted: Tensor | None

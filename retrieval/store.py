@@ -26,7 +26,7 @@ from utils.files import reason, reserve
 from utils.lines import append_line, read_lines, write_lines
 from utils.logs import log
 
-FORMAT = 2
+FORMAT = 3
 ENTRIES = re.compile(r"entries\.(\d+)\.jsonl")
 MOST_DEAD = 0.25  # share of rows without an image, before all rows are written anew
 COPIED = 1024  # rows at a time
@@ -137,13 +137,19 @@ class FeatureStore(Entries):
     ) -> None:
         """Append a block of images: names, states of files, rows of each feature, in one order.
 
-        Of a name that comes twice the last row counts. Raises OSError; what was added before stays.
+        Of a name that comes twice the last row counts. Raises OSError, and InputError where a type
+        is too narrow for the rows; what was added before stays.
         """
         line = {"names": list(names), "states": list(states), "features": {}}
         for name, rows in features.items():
             rows = np.ascontiguousarray(rows, dtype=self.types[name])
             if len(rows) != len(names):
                 raise ValueError(f"{len(rows)} rows of {name} for {len(names)} images")
+            if rows.dtype == np.float16 and np.isinf(rows).any():
+                raise InputError(
+                    f"{self._file(name)}: some features are too large for fp16. Take "
+                    "--cache_precision fp32, or --no_cache."
+                )
             self.shapes.setdefault(name, rows.shape[1:])
             first = self.used[name]
             with self._to_write(name) as file:
@@ -208,7 +214,7 @@ class FeatureStore(Entries):
             self.generation += damaged  # writing begins anew
         for line in blocks[:lines]:
             self.lines += 1
-            if line is not None and self._is_whole(line):
+            if self.is_entry(line) and self._is_whole(line):
                 self.note(line)
             else:
                 damaged += 1
@@ -219,15 +225,16 @@ class FeatureStore(Entries):
             log.warning("%s: parts are damaged or incomplete, and count as absent.", self.folder)
 
     def _is_whole(self, line: dict) -> bool:
-        """Whether the rows of a line are there."""
+        """Whether the rows of an entry are there."""
         for name, about in line["features"].items():
             shape = tuple(about["shape"])
-            if name not in self.types or self.shapes.setdefault(name, shape) != shape:
+            if name not in self.types or self.shapes.get(name, shape) != shape:
                 return False
             last = about["first"] + len(about["sums"])
-            file = self._file(name)
-            if not file.exists() or file.stat().st_size < last * self.bytes_of_row(name):
+            file, size = self._file(name), math.prod(shape) * np.dtype(self.types[name]).itemsize
+            if not file.exists() or file.stat().st_size < last * size:
                 return False
+        self.shapes |= {name: tuple(about["shape"]) for name, about in line["features"].items()}
         return True
 
     def _content(self, feature: str, names: Sequence[str]) -> np.ndarray:

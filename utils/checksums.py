@@ -1,6 +1,11 @@
-"""Checksums of arrays."""
+"""Checksums of arrays and files."""
+
+import zlib
+from pathlib import Path
 
 import numpy as np
+
+READ = 2**22  # bytes at a time
 
 
 def row_sums(rows: np.ndarray) -> np.ndarray:
@@ -16,3 +21,12 @@ def row_sums(rows: np.ndarray) -> np.ndarray:
     words = flat.view(f"u{word}")
     odd = np.random.Philox(key=0).random_raw(words.shape[1]) | np.uint64(1)  # the same for ever
     return words @ odd
+
+
+def file_sum(file: Path) -> int:
+    """The crc32 of a file. Raises OSError."""
+    found = 0
+    with open(file, "rb") as stream:
+        while piece := stream.read(READ):
+            found = zlib.crc32(piece, found)
+    return found

@@ -1,6 +1,7 @@
 """Files written whole or not at all, even on a full disk."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -92,6 +93,15 @@ def reserve(file: BinaryIO, first: int, size: int) -> None:
         if error.errno not in WITHOUT_RESERVING:
             raise
     file.truncate(max(first + size, os.fstat(file.fileno()).st_size))
+
+
+def read_json(path: Path, remedy: str) -> object:
+    """The content of a JSON file. Raises InputError, which ends in the remedy."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        why = reason(error) if isinstance(error, OSError) else "it is no JSON, or damaged"
+        raise InputError(f"{path}: cannot be read ({why}). {remedy}") from error
 
 
 def reason(error: BaseException) -> str:

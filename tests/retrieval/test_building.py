@@ -570,14 +570,18 @@ def test_damaged_rows_of_photos_that_have_gone_do_not_matter(
     assert_searched_alike(tmp_path / "G", tmp_path / "fresh", method, sketches)
 
 
-@pytest.mark.parametrize("text", ['{"form', "[]", "", '{"photos": []}', '{"format": 2}'], ids=repr)
+@pytest.mark.parametrize("text", ['{"form', "[]", "", '{"photos": []}', '{"format": 3}'], ids=repr)
 def test_a_damaged_description_is_a_sentence(tmp_path, photos, method, text):
     build(tmp_path / "G", photos, method)
     (tmp_path / "G" / GALLERY).write_text(text)
     for use in (Gallery, lambda folder, encoder: build(folder, photos, encoder.method)):
-        with pytest.raises(InputError, match=r"cannot be used.*again") as caught:
+        with pytest.raises(
+            InputError, match=r"Remove it and run retrieve\.py index again"
+        ) as caught:
             use(tmp_path / "G", encoder_of(method))
         assert "\n" not in str(caught.value)
+    (tmp_path / "G" / GALLERY).unlink()
+    assert build(tmp_path / "G", photos, method).encoded == 0
 
 
 @pytest.mark.parametrize(("version", "kind"), [(1, "exact"), (1, "hnsw"), (99, "exact")])

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from retrieval import store as store_module
 from retrieval.store import DamagedError, FeatureStore, state_of
+from utils.errors import InputError
+from utils.lines import read_lines, write_lines
 
 KEY = {"weights": "0" * 16, "views": "plain"}
 TYPES = {"retrieval": "float32", "tokens": "float16"}
@@ -88,6 +90,53 @@ def test_of_a_name_that_comes_twice_the_last_row_counts(store, folder):
 def test_rows_that_are_not_one_an_image_are_refused(store):
     with pytest.raises(ValueError, match="2 rows of retrieval for 1 images"):
         store.add(["d"], [[1, 2]], {"retrieval": np.zeros((2, 3))})
+
+
+def test_numbers_beyond_fp16_are_refused_and_not_kept_as_infinite(store, folder):
+    with pytest.raises(InputError, match="too large for fp16"):
+        store.add(["d"], [[1, 2]], {"tokens": np.full((1, 2, 2), 70_000.0)})
+    assert known(store, ["d"], ["tokens"]) == [False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: [],
+        lambda line: {},
+        lambda line: line | {"names": "ab"},
+        lambda line: line | {"names": ["a"]},
+        lambda line: line | {"names": ["a", 2]},
+        lambda line: line | {"states": [[1, 2], [1]]},
+        lambda line: line | {"states": [[1, 2], [1, -2]]},
+        lambda line: line | {"states": None},
+        lambda line: line | {"features": []},
+        lambda line: changed_feature(line, first=-1),
+        lambda line: changed_feature(line, first=0.5),
+        lambda line: changed_feature(line, first=True),
+        lambda line: changed_feature(line, first=10**30),
+        lambda line: changed_feature(line, shape=[0]),
+        lambda line: changed_feature(line, shape=[10**30]),
+        lambda line: changed_feature(line, shape="ab"),
+        lambda line: changed_feature(line, sums=[1]),
+        lambda line: changed_feature(line, sums=[1, "a"]),
+        lambda line: changed_feature(line, sums=None),
+        lambda line: line | {"features": line["features"] | {"others": {}}},
+    ],
+)
+def test_entries_are_checked_whoever_wrote_them(store, folder, change):
+    """Their checksums are right: a program wrote this."""
+    store.close()
+    file = folder / "entries.0.jsonl"
+    header, first, second = read_lines(file)
+    write_lines(file, [header, change(first), second])
+    found = reopened(folder)
+    assert known(found, ["a", "b", "c"]) == [False, False, True]
+    assert_rows(found, ["c"])
+
+
+def changed_feature(line, **values):
+    about = line["features"]["retrieval"] | values
+    return line | {"features": line["features"] | {"retrieval": about}}
 
 
 def test_features_may_come_one_after_the_other(folder):

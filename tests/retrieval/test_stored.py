@@ -169,7 +169,7 @@ def damage(path, kind):
     elif kind == "no entries":
         entries.unlink()
     elif kind == "another header":
-        entries.write_bytes(entries.read_bytes().replace(b'"format":2', b'"format":3', 1))
+        entries.write_bytes(entries.read_bytes().replace(b'"format":3', b'"format":4', 1))
     elif kind == "rows cut short":
         os.truncate(path / "tokens.0.rows", 10)
     elif kind == "rows gone":
