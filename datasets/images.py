@@ -1,4 +1,4 @@
-"""One image -> the input of a network: open, bring to a common form, crop a sketch, scale.
+"""One image -> the input of a network: bring to a common form, crop a sketch, scale.
 
 Preprocessing of published ZSE-SBIR (Lin et al., CVPR 2023). Where that fails (transparent, faint,
 coloured, inverted or empty sketches, palette photos), the image is first made into dark strokes
@@ -8,19 +8,16 @@ on white, or into RGB.
 import functools
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from datasets.benchmark import PHOTO, SKETCH
-from utils.errors import InputError
-
-ImageSource = str | Path | Image.Image
-"""The name of an image file, or an open image."""
+from datasets.opening import ImageSource, name_of, on_white, open_image
+from utils.errors import visible
 
 WHITE = 255
 INK = 300  # R + G + B of a pixel that is surely part of a stroke
@@ -55,7 +52,7 @@ class Preprocessing:
         if modality == SKETCH:
             pixels, ink = dark_on_white(image)
             if not ink.any():
-                name = name_of(source)
+                name = visible(name_of(source))
                 warnings.warn(f"{name}: no stroke found; the sketch is empty.", stacklevel=2)
             if self.crop:
                 return fit_sketch(pixels, self.size, ink)
@@ -72,43 +69,6 @@ class Preprocessing:
             _channels(tuple(values), levels.device) for values in ((WHITE,), self.mean, self.std)
         )
         return (levels.float() / white - mean) / std
-
-
-def open_image(source: ImageSource, least: int | None = None) -> Image.Image:
-    """A decoded image, upright. Raises InputError where the file is absent or no image.
-
-    least: px that each side keeps where the decoder can shrink the image; None: it does not.
-    """
-    try:
-        if isinstance(source, Image.Image):
-            return ImageOps.exif_transpose(source)
-        with Image.open(source) as image:
-            if least is not None:
-                image.draft(None, (least, least))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
-        raise InputError(f"{name_of(source)}: {reason}.") from error
-
-
-def name_of(source: ImageSource) -> str:
-    """The name of an image in messages."""
-    if isinstance(source, Image.Image):
-        return str(getattr(source, "filename", "")) or "an image in memory"
-    return str(source)
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """RGB of an image of any mode; transparent parts become white, 16-bit grey becomes 8-bit."""
-    if image.mode.startswith(("I", "F")):
-        image = _to_8_bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def dark_on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
@@ -131,23 +91,22 @@ def dark_on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     if ink.any():
         return pixels, ink
     for side in (pixels, 255 - pixels):  # faint or light-coloured: stretch the darkest channel
-        darkest = side.min(axis=2).astype(np.float32)
-        low, ground = darkest.min(), np.median(darkest)
+        darkest = side.min(axis=2)
+        low, ground = np.float32(darkest.min()), np.float32(np.median(darkest))
         if ground - low >= FAINTEST:
-            stretched = ((darkest - low) / (ground - low)).clip(0, 1) * 255
-            pixels = np.repeat(stretched.round().astype(np.uint8)[..., None], 3, axis=2)
+            stretched = ((np.arange(256, dtype=np.float32) - low) / (ground - low)).clip(0, 1) * 255
+            grey = stretched.round().astype(np.uint8)[darkest]
+            pixels = np.repeat(grey[..., None], 3, axis=2)
             return pixels, _sums(pixels) <= INK
     return np.full_like(pixels, 255), ink
 
 
-def fit_sketch(pixels: np.ndarray, size: int, ink: np.ndarray | None = None) -> Tensor:
+def fit_sketch(pixels: np.ndarray, size: int, ink: np.ndarray) -> Tensor:
     """Crop to the strokes, scale the longer side to `size`, pad to a square: (3, size, size) uint8.
 
-    pixels: (h, w, 3) uint8. ink: mask (h, w) of the strokes (None: found here). A sketch without a
-    stroke keeps its frame.
+    pixels: (h, w, 3) uint8. ink: mask (h, w) of the strokes. A sketch without a stroke keeps its
+    frame.
     """
-    if ink is None:
-        ink = _sums(pixels) <= INK
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     if len(rows):
         top, bottom = max(0, rows[0] - MARGIN), rows[-1] + MARGIN
@@ -189,12 +148,3 @@ def _has_dark_ground(sums: np.ndarray) -> bool:
         return False
     border = np.concatenate([sums[0], sums[-1], sums[:, 0], sums[:, -1]])
     return bool(np.median(sums) < 3 * DARK and np.median(border) < 3 * DARK)
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 or more bits, or of floats, brought to 0..255."""
-    values = np.nan_to_num(np.array(image, dtype=np.float64))
-    top = 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255
-    if image.mode == "F" and values.max(initial=0) <= 1:
-        top = 1
-    return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.errors import InputError, run_script
+from utils.errors import InputError, run_script, visible
 
 
 def ends_with(main):
@@ -21,6 +21,11 @@ def test_input_error_becomes_one_sentence():
         raise InputError("photo.jpg: no such file.")
 
     assert ends_with(main) == "error: photo.jpg: no such file."  # python: to stderr, status 1
+
+
+def test_what_a_terminal_would_obey_is_shown():
+    assert visible("é 漢 a\x1b[2J\nb\r\udcff\u202e") == r"é 漢 a\x1b[2J\nb\r\udcff\u202e"
+    assert str(InputError("a\n\0: absent.")) == r"a\n\x00: absent."
 
 
 def test_interruption_ends_with_the_shells_status(capsys):
