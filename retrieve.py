@@ -56,7 +56,7 @@ def index(args: Namespace, device) -> int:
 
 def search(args: Namespace, device) -> int:
     """Find photos for sketches; write ranking.json, strips and the page."""
-    from datasets.pencil import ready_sketch
+    from datasets.pencil import SVG_ENDINGS, ready_sketch
     from datasets.unlabelled import named_images
     from report.found import Found, prepare_folder, write_found
     from retrieval.gallery import Gallery, read_gallery
@@ -64,7 +64,7 @@ def search(args: Namespace, device) -> int:
     from retrieval.scoring import RANKERS
 
     started = time.perf_counter()
-    files, out, folder = named_images(args.sketch, [".svg"]), Path(args.out), Path(args.gallery)
+    files, out, folder = named_images(args.sketch, SVG_ENDINGS), Path(args.out), Path(args.gallery)
     checkpoint = Path(args.load or read_gallery(folder)["checkpoint"])
     prepare_folder(out)
     gallery = Gallery(folder, _encoder(checkpoint, args, device))

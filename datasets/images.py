@@ -77,7 +77,7 @@ def dark_on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     Ordinary sketches (dark ink on a light, opaque ground) pass unchanged. An empty one is white.
     """
     pixels = np.array(on_white(image))
-    sums = _sums(pixels)
+    sums = sums_of(pixels)
     ink, dark_ground = sums <= INK, _has_dark_ground(sums)
     if ink.any() and not dark_ground:
         return pixels, ink
@@ -87,7 +87,7 @@ def dark_on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
         alpha = 255 - np.array(image.convert("RGBA"))[..., 3]
         if np.ptp(alpha) >= FAINTEST:
             pixels = np.repeat(alpha[..., None], 3, axis=2)
-    ink = _sums(pixels) <= INK
+    ink = sums_of(pixels) <= INK
     if ink.any():
         return pixels, ink
     for side in (pixels, 255 - pixels):  # faint or light-coloured: stretch the darkest channel
@@ -97,7 +97,7 @@ def dark_on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
             stretched = ((np.arange(256, dtype=np.float32) - low) / (ground - low)).clip(0, 1) * 255
             grey = stretched.round().astype(np.uint8)[darkest]
             pixels = np.repeat(grey[..., None], 3, axis=2)
-            return pixels, _sums(pixels) <= INK
+            return pixels, sums_of(pixels) <= INK
     return np.full_like(pixels, 255), ink
 
 
@@ -126,6 +126,13 @@ def fit_sketch(pixels: np.ndarray, size: int, ink: np.ndarray) -> Tensor:
     return F.pad(image, margins, value=int(image.max()))
 
 
+def sums_of(pixels: np.ndarray) -> np.ndarray:
+    """R + G + B of (h, w, 3) uint8: (h, w) uint16."""
+    sums = np.add(pixels[..., 0], pixels[..., 1], dtype=np.uint16)
+    sums += pixels[..., 2]
+    return sums
+
+
 @functools.cache
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """(C, 1, 1) on the device, made once: at every call the device would be waited for.
@@ -133,13 +140,6 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     A tensor even of one number: GPUs multiply by the inverse of a plain one, which rounds twice.
     """
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
-
-
-def _sums(pixels: np.ndarray) -> np.ndarray:
-    """R + G + B of (h, w, 3) uint8: (h, w) uint16."""
-    sums = np.add(pixels[..., 0], pixels[..., 1], dtype=np.uint16)
-    sums += pixels[..., 2]
-    return sums
 
 
 def _has_dark_ground(sums: np.ndarray) -> bool:
