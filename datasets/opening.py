@@ -30,7 +30,7 @@ ENDINGS |= {".tif", ".tiff", ".webp"} | HEIF
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 REFUSED = {"EPS": "PostScript is a program", "FITS": "FITS holds measurements"}
 MOST_PIXELS = 178_956_970  # of a picture that is decoded, as many as Pillow allows
-LARGEST = 40_000_000  # px; what has more is made smaller by a whole factor
+LARGEST = 36_000_000  # px; what has more is made smaller by a whole factor
 BAND = 256  # rows that are converted at a time
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
