@@ -30,6 +30,7 @@ ENDINGS |= {".tif", ".tiff", ".webp"} | HEIF
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 REFUSED = {"EPS": "PostScript is a program", "FITS": "FITS holds measurements"}
 MOST_PIXELS = 178_956_970  # of a picture that is decoded, as many as Pillow allows
+LONGEST = 1_000_000  # px of a side; decoders fail beyond
 LARGEST = 36_000_000  # px; what has more is made smaller by a whole factor
 BAND = 256  # rows that are converted at a time
 TURNS = {
@@ -60,7 +61,7 @@ def open_image(source: ImageSource, least: int | None = None) -> Image.Image:
             image = source
             if not in_memory:
                 image = _identified(source, stack.enter_context(open_regular(source)))
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MOST_PIXELS or max(image.size) > LONGEST:
                 raise Image.DecompressionBombError
             if not in_memory:
                 _shrink_while_decoding(image, least)
@@ -88,7 +89,10 @@ def unreadable(source: ImageSource, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.strerror:
         why = error.strerror
     elif isinstance(error, Image.DecompressionBombError):
-        why = f"more than {MOST_PIXELS // 10**6} million pixels; make it smaller"
+        why = (
+            f"more than {MOST_PIXELS // 10**6} million pixels, or {LONGEST // 10**6} million on a "
+        )
+        why += "side; make it smaller"
     elif isinstance(error, UnidentifiedImageError):
         why = "no image, or of a kind that is not known here; save it as PNG or JPEG"
     return InputError(f"{name_of(source)}: unreadable ({why}).")
