@@ -89,10 +89,8 @@ def unreadable(source: ImageSource, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.strerror:
         why = error.strerror
     elif isinstance(error, Image.DecompressionBombError):
-        why = (
-            f"more than {MOST_PIXELS // 10**6} million pixels, or {LONGEST // 10**6} million on a "
-        )
-        why += "side; make it smaller"
+        most, longest = MOST_PIXELS // 10**6, LONGEST // 10**6
+        why = f"more than {most} million pixels, or {longest} million on a side; make it smaller"
     elif isinstance(error, UnidentifiedImageError):
         why = "no image, or of a kind that is not known here; save it as PNG or JPEG"
     return InputError(f"{name_of(source)}: unreadable ({why}).")
