@@ -58,7 +58,7 @@ def index(args: Namespace, device) -> int:
 
 def search(args: Namespace, device) -> int:
     """Find photos for sketches; write ranking.json, strips and the page."""
-    from datasets.pencil import ready_sketch
+    from datasets.pencil import SVG_ENDINGS, ready_sketch
     from datasets.unlabelled import named_images
     from report.found import Found, prepare_folder, write_found
     from retrieval.gallery import UP_TO_DATE, Gallery, read_gallery
@@ -66,7 +66,7 @@ def search(args: Namespace, device) -> int:
     from retrieval.scoring import RANKERS
 
     started = time.perf_counter()
-    files, out, folder = named_images(args.sketch, [".svg"]), Path(args.out), Path(args.gallery)
+    files, out, folder = named_images(args.sketch, SVG_ENDINGS), Path(args.out), Path(args.gallery)
     described = read_gallery(folder)
     checkpoint = Path(args.load or described["checkpoint"])
     prepare_folder(out, Path(described["root"]))

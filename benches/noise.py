@@ -21,15 +21,8 @@ class Vectors:
 
 def noise_list(root: Path, names: list[str], targets: np.ndarray, modality: str) -> ImageList:
     """A list of images of one modality, by the names of their files; targets: (len(names),)."""
-    columns = {
-        "path": names,
-        "class_name": [f"class {target}" for target in targets.tolist()],
-        "modality": [modality] * len(names),
-        "origin": ["noise"] * len(names),
-        "location": [""] * len(names),
-    }
-    plain = {name: np.array(column, dtype=object) for name, column in columns.items()}
-    return ImageList(root=root, target=targets, **plain)
+    class_names = [f"class {target}" for target in targets.tolist()]
+    return ImageList.of_columns(root, names, modality, targets, class_names, "noise")
 
 
 def draw_noise(folder: Path, modality: str, count: int, seed: int, side: int = SIDE) -> ImageList:

@@ -23,8 +23,8 @@ class Split(NamedTuple):
 class Dataset:
     """What is known of a benchmark without its files.
 
-    loader: "module:function". save: the folder below ./checkpoints where its runs go. splits: by
-    name (--test_class), the default first.
+    loader: "module:name" of a Layout, or of a function with the same arguments. save: the folder
+    below ./checkpoints where its runs go. splits: by name (--test_class), the default first.
     """
 
     loader: str
@@ -34,7 +34,7 @@ class Dataset:
 
 DATASETS = {
     "sketchy_extend": Dataset(
-        "datasets.zeroshot:load_sketchy",
+        "datasets.zeroshot:SKETCHY",
         "sketchy_ext",
         {
             "test_class_sketchy25": Split("Sketchy, 25 unseen", 15_229, 17_101),
@@ -42,12 +42,12 @@ DATASETS = {
         },
     ),
     "tu_berlin": Dataset(
-        "datasets.zeroshot:load_tu_berlin",
+        "datasets.zeroshot:TU_BERLIN",
         "tuberlin_ext",
         {"test_class_tuberlin30": Split("TU-Berlin", 2_400, 27_989)},
     ),
     "Quickdraw": Dataset(
-        "datasets.zeroshot:load_quickdraw",
+        "datasets.zeroshot:QUICKDRAW",
         "quickdraw_ext",
         {"Quickdraw": Split("QuickDraw", 92_291, 54_151)},
     ),
@@ -61,12 +61,14 @@ DATASETS = {
 
 
 def load_benchmark(name: str, split: str, root: str | Path, **settings) -> "Benchmark":
-    """The benchmark's lists of images; `settings` as in datasets.layout.load_layout.
+    """The lists of images of a benchmark.
 
-    Warns of what one should know about the data.
+    name: in DATASETS. split: one of its splits. root: the folder that holds the benchmark's own
+    (--data_path). settings: which parts are wanted, as in datasets.layout.load_layout(). Logs what
+    one should know about the data. Raises InputError where the data are absent or do not agree.
     """
-    module, function = DATASETS[name].loader.split(":")
-    benchmark = getattr(importlib.import_module(module), function)(split, Path(root), **settings)
+    module, loader = DATASETS[name].loader.split(":")
+    benchmark = getattr(importlib.import_module(module), loader)(split, Path(root), **settings)
     for note in benchmark.notes:
         log.warning("%s", note)
     if benchmark.skipped:

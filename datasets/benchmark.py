@@ -1,7 +1,7 @@
 """Benchmark and ImageList: which images there are, as plain columns."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +31,34 @@ class ImageList:
     modality: np.ndarray
     origin: np.ndarray
     location: np.ndarray
+
+    @classmethod
+    def of_columns(
+        cls,
+        root: Path,
+        path: Sequence[str],
+        modality: Sequence[str] | str,
+        target: Sequence[int] | int = -1,
+        class_name: Sequence[str] | str = "",
+        origin: Sequence[str] | str = "",
+        location: Sequence[str] | str = "",
+    ) -> "ImageList":
+        """A list from columns; one value in the place of a column is that of all images."""
+
+        def column(values: Sequence | str | int, kind: type = object) -> np.ndarray:
+            filled = np.empty(len(path), dtype=kind)
+            filled[:] = values
+            return filled
+
+        return cls(
+            root=root,
+            path=column(path),
+            class_name=column(class_name),
+            target=column(target, np.int64),
+            modality=column(modality),
+            origin=column(origin),
+            location=column(location),
+        )
 
     def __len__(self) -> int:
         return len(self.path)
@@ -93,8 +121,6 @@ class Benchmark:
     skipped: missing files that were left out.
     """
 
-    name: str
-    split: str
     train: ImageList
     validation: ImageList
     queries: ImageList

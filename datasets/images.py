@@ -1,4 +1,4 @@
-"""One image -> the input of a network: open, bring to a common form, crop a sketch, scale.
+"""One image -> the input of a network: bring to a common form, crop a sketch, scale.
 
 Preprocessing of published ZSE-SBIR (Lin et al., CVPR 2023). Where that fails (transparent, faint,
 coloured, inverted or empty sketches, palette photos), the image is first made into dark strokes
@@ -8,19 +8,16 @@ on white, or into RGB.
 import functools
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from datasets.benchmark import PHOTO, SKETCH
-from utils.errors import InputError
-
-ImageSource = str | Path | Image.Image
-"""The name of an image file, or an open image."""
+from datasets.opening import ImageSource, name_of, on_white, open_image
+from utils.console import visible
 
 WHITE = 255
 INK = 300  # R + G + B of a pixel that is surely part of a stroke
@@ -55,7 +52,7 @@ class Preprocessing:
         if modality == SKETCH:
             pixels, ink = dark_on_white(image)
             if not ink.any():
-                name = name_of(source)
+                name = visible(name_of(source))
                 warnings.warn(f"{name}: no stroke found; the sketch is empty.", stacklevel=2)
             if self.crop:
                 return fit_sketch(pixels, self.size, ink)
@@ -74,50 +71,13 @@ class Preprocessing:
         return (levels.float() / white - mean) / std
 
 
-def open_image(source: ImageSource, least: int | None = None) -> Image.Image:
-    """A decoded image, upright. Raises InputError where the file is absent or no image.
-
-    least: px that each side keeps where the decoder can shrink the image; None: it does not.
-    """
-    try:
-        if isinstance(source, Image.Image):
-            return ImageOps.exif_transpose(source)
-        with Image.open(source) as image:
-            if least is not None:
-                image.draft(None, (least, least))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
-        raise InputError(f"{name_of(source)}: {reason}.") from error
-
-
-def name_of(source: ImageSource) -> str:
-    """The name of an image in messages."""
-    if isinstance(source, Image.Image):
-        return str(getattr(source, "filename", "")) or "an image in memory"
-    return str(source)
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """RGB of an image of any mode; transparent parts become white, 16-bit grey becomes 8-bit."""
-    if image.mode.startswith(("I", "F")):
-        image = _to_8_bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
 def dark_on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """A sketch as dark strokes on white, (h, w, 3) uint8, and the mask (h, w) of its strokes.
 
     Ordinary sketches (dark ink on a light, opaque ground) pass unchanged. An empty one is white.
     """
     pixels = np.array(on_white(image))
-    sums = _sums(pixels)
+    sums = sums_of(pixels)
     ink, dark_ground = sums <= INK, _has_dark_ground(sums)
     if ink.any() and not dark_ground:
         return pixels, ink
@@ -127,27 +87,26 @@ def dark_on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
         alpha = 255 - np.array(image.convert("RGBA"))[..., 3]
         if np.ptp(alpha) >= FAINTEST:
             pixels = np.repeat(alpha[..., None], 3, axis=2)
-    ink = _sums(pixels) <= INK
+    ink = sums_of(pixels) <= INK
     if ink.any():
         return pixels, ink
     for side in (pixels, 255 - pixels):  # faint or light-coloured: stretch the darkest channel
-        darkest = side.min(axis=2).astype(np.float32)
-        low, ground = darkest.min(), np.median(darkest)
+        darkest = side.min(axis=2)
+        low, ground = np.float32(darkest.min()), np.float32(np.median(darkest))
         if ground - low >= FAINTEST:
-            stretched = ((darkest - low) / (ground - low)).clip(0, 1) * 255
-            pixels = np.repeat(stretched.round().astype(np.uint8)[..., None], 3, axis=2)
-            return pixels, _sums(pixels) <= INK
+            stretched = ((np.arange(256, dtype=np.float32) - low) / (ground - low)).clip(0, 1) * 255
+            grey = stretched.round().astype(np.uint8)[darkest]
+            pixels = np.repeat(grey[..., None], 3, axis=2)
+            return pixels, sums_of(pixels) <= INK
     return np.full_like(pixels, 255), ink
 
 
-def fit_sketch(pixels: np.ndarray, size: int, ink: np.ndarray | None = None) -> Tensor:
+def fit_sketch(pixels: np.ndarray, size: int, ink: np.ndarray) -> Tensor:
     """Crop to the strokes, scale the longer side to `size`, pad to a square: (3, size, size) uint8.
 
-    pixels: (h, w, 3) uint8. ink: mask (h, w) of the strokes (None: found here). A sketch without a
-    stroke keeps its frame.
+    pixels: (h, w, 3) uint8. ink: mask (h, w) of the strokes. A sketch without a stroke keeps its
+    frame.
     """
-    if ink is None:
-        ink = _sums(pixels) <= INK
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     if len(rows):
         top, bottom = max(0, rows[0] - MARGIN), rows[-1] + MARGIN
@@ -167,6 +126,13 @@ def fit_sketch(pixels: np.ndarray, size: int, ink: np.ndarray | None = None) -> 
     return F.pad(image, margins, value=int(image.max()))
 
 
+def sums_of(pixels: np.ndarray) -> np.ndarray:
+    """R + G + B of (h, w, 3) uint8: (h, w) uint16."""
+    sums = np.add(pixels[..., 0], pixels[..., 1], dtype=np.uint16)
+    sums += pixels[..., 2]
+    return sums
+
+
 @functools.cache
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """(C, 1, 1) on the device, made once: at every call the device would be waited for.
@@ -176,25 +142,9 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
-def _sums(pixels: np.ndarray) -> np.ndarray:
-    """R + G + B of (h, w, 3) uint8: (h, w) uint16."""
-    sums = np.add(pixels[..., 0], pixels[..., 1], dtype=np.uint16)
-    sums += pixels[..., 2]
-    return sums
-
-
 def _has_dark_ground(sums: np.ndarray) -> bool:
     """Whether most of the picture, and most of its border, is dark. sums: R + G + B, (h, w)."""
     if 2 * np.count_nonzero(sums >= 3 * DARK) > sums.size:  # as in most: no median is needed
         return False
     border = np.concatenate([sums[0], sums[-1], sums[:, 0], sums[:, -1]])
     return bool(np.median(sums) < 3 * DARK and np.median(border) < 3 * DARK)
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 or more bits, or of floats, brought to 0..255."""
-    values = np.nan_to_num(np.array(image, dtype=np.float64))
-    top = 65535 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255
-    if image.mode == "F" and values.max(initial=0) <= 1:
-        top = 1
-    return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))

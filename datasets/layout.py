@@ -1,26 +1,32 @@
 """Benchmarks in the published layout: lists of images, or the class folders."""
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from datasets.benchmark import PHOTO, SKETCH, Benchmark, ImageList, plain_name
+from datasets.lists import Disk, difference, read_lines, read_names, read_rows, shown, unprepared
+from datasets.opening import ENDINGS
 from utils.errors import InputError
 
 SPLIT_FILES = Path(__file__).parent / "splits"
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 NAMED_FAULTS = 5  # how many missing files a message names
+NAMES = {"seen": "cname_cid.txt", "unseen": "cname_cid_zero.txt"}
+SUFFIXES = {"seen": "train", "unseen": "zero"}  # of lists
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a benchmark keeps its lists and images, below the data path.
+    """Where a benchmark keeps its lists and images, below the data path. Called, it loads them.
 
-    lists: names of the photo and the sketch list; {} is "train" (seen) or "zero" (unseen).
-    images: folders of class folders, by modality. every: published test subsample.
+    folder: its name. splits: folder of the lists of each split. lists: names of the photo and the
+    sketch list; {} is "train" (seen) or "zero" (unseen). images: folders of class folders, by
+    modality. every: published test subsample. unlisted: what the class folders hold that no list
+    has, for the note that they are read instead of lists.
     """
 
     folder: str
@@ -30,9 +36,12 @@ class Layout:
     every: dict[str, int]
     unlisted: str = ""
 
+    def __call__(self, split: str, root: Path, **settings) -> Benchmark:
+        """The benchmark below `root`; settings as in load_layout()."""
+        return load_layout(self, split, root, **settings)
+
 
 def load_layout(
-    name: str,
     layout: Layout,
     split: str,
     root: Path,
@@ -52,21 +61,23 @@ def load_layout(
     validation_classes: how many (None: a tenth). seed: which classes those are.
     classes: train on the first so many seen classes (None: all).
     skip_bad: leave missing files out, instead of raising InputError.
+    Raises InputError where data or lists are absent, or lists do not agree.
     """
     source = _Source(layout, split, root, skip_bad)
     train = source.images("seen") if seen else source.nothing()
     targets = np.unique(train.target)
     if classes is not None and seen:
         if not 2 <= classes <= len(targets):
-            raise InputError(f"cls_number {classes}: {split} has {len(targets)} seen classes.")
+            raise InputError(
+                f"--cls_number {classes}: {layout.folder} ({split}) has {len(targets)} seen "
+                f"classes; choose 2 to {len(targets)}."
+            )
         targets = targets[:classes]
         train = train.select(np.isin(train.target, targets))
     held_out = _held_out(targets, validation_classes, seed) if validation and seen else targets[:0]
     is_held_out = np.isin(train.target, held_out)
     tested = source.images("unseen") if unseen else source.nothing()
     return Benchmark(
-        name=name,
-        split=split,
         train=train.select(~is_held_out),
         validation=train.select(is_held_out),
         queries=tested.of(SKETCH),
@@ -97,32 +108,44 @@ class _Source:
         self.skip_bad = skip_bad
         self.root = Path(root) / layout.folder
         self.missing: list[str] = []
+        self.absent = ""  # the folder in which the first missing file would be
         self.respelt = 0
-        if not self.root.is_dir():
+        self.elsewhere: Counter[tuple[str, str]] = Counter()  # folder in the lists, on disk
+        self.misnamed: list[str] = []
+        if not os.path.isdir(self.root):
             raise InputError(
                 f"{self.root}: no such folder. Set --data_path to the folder that holds "
                 f"{layout.folder}/ (the README shows the layout)."
             )
         self.lists = self.root / layout.splits[split]
-        self.disk = _Disk(self.root)
+        self.has_lists = os.path.isdir(self.lists)
+        self.disk = Disk(self.root)
 
     def images(self, side: str) -> ImageList:
         """All sketches and photos of the side's classes; side: "seen" or "unseen"."""
         rows = []
-        read = self._listed if self.lists.is_dir() else self._in_folders
+        names = self._names(side)
+        if side == "seen":
+            self._check_sides(names)
         for modality in (SKETCH, PHOTO):
-            rows += read(side, modality)
+            read = self._listed if self.has_lists else self._in_folders
+            rows.append(read(side, names, modality))
         if self.missing and not self.skip_bad:
             more = len(self.missing) - NAMED_FAULTS
             raise InputError(
                 f"{len(self.missing)} listed files missing below {self.root}: "
                 + "; ".join(self.missing[:NAMED_FAULTS])
-                + (f"; and {more} more" if more > 0 else "")
-                + ". Complete the data, or go on without them with --skip_bad."
+                + (f"; and {more} more. " if more > 0 else ". ")
+                + self.absent
+                + "Complete the data, or go on without them with --skip_bad."
             )
-        if not rows:
-            raise InputError(f"{self.root}: no {side} images are left of {self.split}.")
-        return self._table(rows)
+        for modality, found in zip((SKETCH, PHOTO), rows, strict=True):
+            if not found:
+                raise InputError(
+                    f"{self.root}: no {side} images are left of {self.split}: every {modality} is "
+                    f"missing. {self.absent}"
+                )
+        return self._table(rows[0] + rows[1])
 
     def nothing(self) -> ImageList:
         """An empty list."""
@@ -131,11 +154,21 @@ class _Source:
     def notes(self, gallery: ImageList) -> list[str]:
         """Sentences about the data that one should know before reading numbers."""
         notes = []
-        if not self.lists.is_dir():
+        if not self.has_lists:
             note = f"{self.lists} is not there: the class folders are read instead of lists"
             notes.append(f"{note}; {self.layout.unlisted}." if self.layout.unlisted else f"{note}.")
         if self.respelt:
             notes.append(f"{self.respelt} listed files were found under another spelling.")
+        for (said, there), count in self.elsewhere.items():
+            notes.append(
+                f"{count} listed files were found elsewhere: the lists say {shown(said)}, and "
+                f"{self.root} has {shown(there)}."
+            )
+        if self.misnamed:
+            notes.append(
+                f"{len(self.misnamed)} listed files lie in the folder of another class than their "
+                f"label names, {self.misnamed[0]} first. Check lists and class ids."
+            )
         names = Counter(
             (class_name, PurePosixPath(path).name)
             for class_name, path in zip(gallery.class_name, gallery.path, strict=True)
@@ -148,60 +181,79 @@ class _Source:
             )
         return notes
 
-    @cached_property
-    def _names(self) -> dict[str, list[str]]:
-        """Class names by label: the lists' own file, else the published order."""
-        names = {}
-        for side, file in (("seen", "cname_cid.txt"), ("unseen", "cname_cid_zero.txt")):
-            published = SPLIT_FILES / f"{self.split}.{side}.txt"
-            names[side] = _lines(published)
-            if (self.lists / file).is_file():
-                lines = _lines(self.lists / file)
-                names[side] = [line.rsplit(None, 1)[0] for line in lines if line.strip()]
-        return names
+    def _names(self, side: str) -> list[str]:
+        """Class names by label: those of the lists' own file, else in the published order."""
+        file = self.lists / NAMES[side]
+        if os.path.lexists(file):
+            return read_names(file)
+        return read_lines(SPLIT_FILES / f"{self.split}.{side}.txt")
 
-    def _listed(self, side: str, modality: str) -> list[tuple]:
+    def _check_sides(self, seen: list[str]) -> None:
+        """InputError where a class is both trained on and tested on."""
+        known = {plain_name(name) for name in seen}
+        both = [name for name in self._names("unseen") if plain_name(name) in known]
+        if both:
+            raise InputError(
+                f"{self.lists}: {len(both)} classes are both seen ({NAMES['seen']}) and unseen "
+                f"({NAMES['unseen']}), {shown(both[0])} first. Let each be on one side."
+            )
+
+    def _listed(self, side: str, names: list[str], modality: str) -> list[tuple]:
         """Rows of a published list."""
-        file = self.lists / self.layout.lists[modality].format(
-            {"seen": "train", "unseen": "zero"}[side]
-        )
-        if not file.is_file():
+        file = self.lists / self.layout.lists[modality].format(SUFFIXES[side])
+        if not os.path.lexists(file):
             raise InputError(
                 f"{file}: no such list, though its folder is there. Complete the lists, or rename "
                 f"{self.lists} to have the class folders read instead."
             )
         rows = []
-        names = self._names[side]
-        for number, line in enumerate(_lines(file), start=1):
-            if not line.strip():
-                continue
+        labels = {name: label for label, name in enumerate(names)}
+        for number, said, label in read_rows(file, len(names)):
             origin = f"{file.name}, line {number}"
-            path, _, label = line.strip().rpartition(" ")
-            if not path or not label.isdecimal() or int(label) >= len(names):
-                raise InputError(
-                    f"{file}, line {number}: expected 'relative/path label' with a label from 0 to "
-                    f"{len(names) - 1}, found {line.strip()!r}."
-                )
-            path = path.strip()
-            location = self.disk.locate(path)
+            path, location = self._located(said)
             if location is None:
-                self.missing.append(f"{path} ({origin})")
+                self.missing.append(f"{said if len(said) < 200 else shown(said)} ({origin})")
+                self.absent = self.absent or self.disk.explain_absence(said)
                 continue
-            self.respelt += location != path
-            rows.append((path, names[int(label)], int(label), modality, origin, location))
+            moved = difference(said, location)
+            self.respelt += location != path and not moved
+            self.elsewhere.update([moved] if moved else [])
+            named = labels.get(PurePosixPath(path).parent.name, label)
+            self.misnamed += [] if named == label else [f"{path} ({origin})"]
+            rows.append((path, names[label], label, modality, origin, location))
         return rows
 
-    def _in_folders(self, side: str, modality: str) -> list[tuple]:
+    def _located(self, said: str) -> tuple[str, str | None]:
+        """The path below the root, and the file as it is on disk (None: absent).
+
+        The path begins at a folder of images: lists of other machines have more before it.
+        """
+        for path in self._beginnings(said):
+            location = self.disk.locate(path)
+            if location is not None:
+                return path, location
+        return said, None
+
+    def _beginnings(self, said: str) -> Iterator[str]:
+        yield said
+        folders = [folder for some in self.layout.images.values() for folder in some]
+        heads = {unprepared(folder.split("/")[0]) for folder in folders}
+        parts = said.split("/")
+        for start in range(1, len(parts)):
+            if unprepared(parts[start]) in heads:
+                yield "/".join(parts[start:])
+
+    def _in_folders(self, side: str, names: list[str], modality: str) -> list[tuple]:
         """Rows of every image in the class folders of the side's classes."""
         rows = []
         absent = []
-        for label, name in enumerate(self._names[side]):
+        for label, name in enumerate(names):
             before = len(rows)
             for parent in self.layout.images[modality]:
                 folder = self.disk.locate(f"{parent}/{name}")
                 for file in sorted(self.disk.names(folder)) if folder else ():
                     suffix = PurePosixPath(file).suffix.lower()
-                    if suffix in IMAGE_SUFFIXES and not file.startswith("."):
+                    if suffix in ENDINGS and not file.startswith("."):
                         path = f"{folder}/{file}"
                         rows.append((path, name, label, modality, folder, path))
             if len(rows) == before:
@@ -217,63 +269,4 @@ class _Source:
     def _table(self, rows: list[tuple]) -> ImageList:
         columns = list(zip(*rows, strict=True)) if rows else [[]] * 6
         path, class_name, target, modality, origin, location = columns
-        return ImageList(
-            root=self.root,
-            path=np.array(path, dtype=object),
-            class_name=np.array(class_name, dtype=object),
-            target=np.array(target, dtype=np.int64),
-            modality=np.array(modality, dtype=object),
-            origin=np.array(origin, dtype=object),
-            location=np.array(location, dtype=object),
-        )
-
-
-class _Disk:
-    """The files below a root, found although mirrors spell names differently.
-
-    Each folder is read once.
-    """
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._names: dict[str, set[str]] = {}
-        self._spellings: dict[str, dict[str, str | None]] = {}
-
-    def names(self, folder: str) -> set[str]:
-        """Names in a folder below the root; none where there is no such folder."""
-        if folder not in self._names:
-            path = self.root / folder
-            self._names[folder] = {p.name for p in path.iterdir()} if path.is_dir() else set()
-        return self._names[folder]
-
-    def locate(self, path: str) -> str | None:
-        """The path as it is on disk, whatever its case, blanks, hyphens or .jpeg; None: absent."""
-        folder, _, name = path.rpartition("/")
-        if name in self.names(folder):
-            return path
-        found = ""
-        for part in path.split("/"):
-            if part not in self.names(found):
-                part = self._spelling(found).get(plain_name(part))
-                if part is None:
-                    return None
-            found = f"{found}/{part}" if found else part
-        return found
-
-    def _spelling(self, folder: str) -> dict[str, str | None]:
-        """Plain spelling -> the one name in the folder so spelt (None where there are several)."""
-        if folder not in self._spellings:
-            spellings: dict[str, str | None] = {}
-            for name in self.names(folder):
-                plain = plain_name(name)
-                spellings[plain] = None if plain in spellings else name
-            self._spellings[folder] = spellings
-        return self._spellings[folder]
-
-
-def _lines(file: Path) -> list[str]:
-    """Lines of a text file, with or without the byte order mark that Windows writes."""
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: is not UTF-8 text ({error}). Save it as such.") from error
+        return ImageList.of_columns(self.root, path, modality, target, class_name, origin, location)

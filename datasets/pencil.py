@@ -4,8 +4,6 @@ Only for searching with one's own sketch. Benchmarks are read by images.py alone
 clean already is not changed.
 """
 
-import importlib
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from datasets.images import INK, ImageSource, dark_on_white, on_white, open_image
-from utils.errors import InputError
+from datasets import svg
+from datasets.images import INK, dark_on_white, sums_of
+from datasets.opening import ImageSource, is_transparent, on_white, open_image, unreadable
+from utils.files import open_regular
 
-CLEAN = ("auto", "always", "never")
-SVG = ".svg"
-SVG_SIDE = 512  # px
+SVG_ENDINGS = {".svg", ".svgz"}
 SIDE = 768  # px: longer side of a cleaned sketch
 GROUND_SIDE = 192  # px: longer side where the paper is measured
 STROKE, THIN = 25, 5  # px there: wider than all strokes, than most
@@ -34,18 +32,20 @@ MOST_INK = 0.4  # share of the picture, of a drawing
 def ready_sketch(sketch: ImageSource, clean: str = "auto") -> tuple[Image.Image, str]:
     """An image that Preprocessing reads well, and what was done to the sketch ("": nothing).
 
-    clean: in CLEAN; whether shading of paper is removed and colours are made dark: where the
-    picture looks like it, always, or never. Raises InputError for an unreadable file.
+    clean: "auto", "always" or "never"; whether shading of paper is removed and colours are made
+    dark: where the picture looks like it, always, or never. Raises InputError for an unreadable
+    file.
     """
-    notes, is_file = [], not isinstance(sketch, Image.Image)
-    if is_file and Path(sketch).suffix.lower() == SVG:
-        image = _drawn_svg(Path(sketch))
-        notes.append(f"SVG, drawn at {SVG_SIDE} px")
+    notes = []
+    if not isinstance(sketch, Image.Image) and Path(sketch).suffix.lower() in SVG_ENDINGS:
+        image, note = _drawn_svg(sketch)
+        notes.append(note)
     else:
         image = open_image(sketch)
     pixels, note = cleaned(image) if clean != "never" else (None, "")
     if pixels is None and clean == "always":
-        pixels, note = without_shading(np.array(on_white(image))), "shading of the paper removed"
+        pixels = without_shading(np.array(on_white(image)))
+        note = "shading of the paper removed" if pixels is not None else ""
     if pixels is not None:
         image = Image.fromarray(pixels)
     notes += [note] if note else _done_by_preprocessing(image)
@@ -57,9 +57,9 @@ def cleaned(image: Image.Image) -> tuple[np.ndarray | None, str]:
 
     None where it is clean, or empty; transparent ones are clean.
     """
-    pixels = np.array(on_white(image))
-    if image.has_transparency_data and np.array(image.convert("RGBA"))[..., 3].min() < 255:
+    if is_transparent(image):
         return None, ""
+    pixels = np.array(on_white(image))
     if looks_photographed(pixels):
         found = without_shading(pixels)
         if found is not None:
@@ -74,8 +74,8 @@ def looks_photographed(pixels: np.ndarray) -> bool:
 
     pixels: (h, w, 3) uint8.
     """
-    grey = pixels.mean(axis=2).round().astype(np.int64)
-    counts = np.bincount(grey.ravel(), minlength=256)
+    grey = ((sums_of(pixels) + 1) // 3).astype(np.uint8)  # the mean, rounded
+    counts = np.array(Image.fromarray(grey).histogram())
     ground = int(counts.argmax())
     near = counts[max(0, ground - 2) : ground + 3].sum()
     if near < FLAT * grey.size:
@@ -89,7 +89,8 @@ def without_shading(pixels: np.ndarray) -> np.ndarray | None:
     The light of each pixel is divided by that of the paper around it, measured beside the strokes.
     The ratio is stretched from the noise of the paper to the darkness of the strokes.
     """
-    light = _scaled(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), SIDE)
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)[None].split(1, dim=1)
+    light = torch.cat([_scaled(channel.float(), SIDE) for channel in channels], dim=1)
     if _light_on_dark(light):
         light = 255 - light
     ratio = _smooth(light / _ground(light).clamp(min=1), 3)  # (1, 3, h, w)
@@ -164,32 +165,43 @@ def _without_specks(ink: Tensor) -> Tensor:
 
 def _has_coloured_lines(pixels: np.ndarray) -> bool:
     """Whether a good part of the drawing, on a light, flat ground, is coloured."""
-    colours = pixels.reshape(-1, 3).astype(np.int16)
-    ground = np.median(colours, axis=0)
+    ground = _ground_colour(pixels)
     if ground.sum() <= 2 * INK:
         return False
-    drawn = colours[np.abs(colours - ground).max(axis=1) > COLOUR]
+    is_drawn = np.zeros(pixels.shape[:2], dtype=bool)
+    for channel, level in enumerate(ground.tolist()):
+        values = pixels[..., channel]
+        is_drawn |= (values > level + COLOUR) | (values < level - COLOUR)
+    drawn = pixels[is_drawn]
     coloured = np.ptp(drawn, axis=1) > COLOUR if len(drawn) else np.zeros(1)
     return bool(coloured.mean() > 0.2)
 
 
 def _without_colours(pixels: np.ndarray) -> np.ndarray:
     """Every stroke as dark as its darkest channel beside the ground's."""
-    ground = np.median(pixels.reshape(-1, 3), axis=0).clip(min=1)
-    darkest = (pixels / ground).min(axis=2)
-    strokes = darkest[darkest < 1 - FAINTEST]
+    shares = np.arange(256) / _ground_colour(pixels).clip(min=1)[:, None]  # (3, 256)
+    values, ranks = np.unique(shares, return_inverse=True)  # ranks take less memory than shares
+    ranks = ranks.reshape(shares.shape).astype(np.uint16)
+    darkest = np.minimum(ranks[0][pixels[..., 0]], ranks[1][pixels[..., 1]])
+    darkest = np.minimum(darkest, ranks[2][pixels[..., 2]])  # (h, w)
+    strokes = values[darkest[(values < 1 - FAINTEST)[darkest]]]
     low = min(np.quantile(strokes, 0.2) if len(strokes) else 0.0, 0.9)
-    grey = ((darkest - low) / (1 - low)).clip(0, 1) * 255
-    return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
+    grey = (((values - low) / (1 - low)).clip(0, 1) * 255).round().astype(np.uint8)[darkest]
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _ground_colour(pixels: np.ndarray) -> np.ndarray:
+    """The median of each channel: (3,) float64."""
+    return np.array([np.median(pixels[..., channel]) for channel in range(3)])
 
 
 def _done_by_preprocessing(image: Image.Image) -> list[str]:
     """The changes that images.py makes to a sketch."""
-    plain = np.array(on_white(image))
     strokes = dark_on_white(image)[0]
     if strokes.min() == 255:
         return ["no stroke found: the sketch is empty"]
-    if image.has_transparency_data:
+    plain = np.array(on_white(image))
+    if is_transparent(image):
         return ["transparent: laid on white"]
     if np.array_equal(strokes, plain):
         return []
@@ -197,27 +209,20 @@ def _done_by_preprocessing(image: Image.Image) -> list[str]:
     return ["light on dark: inverted" if inverted else "faint: made dark"]
 
 
-def _drawn_svg(file: Path) -> Image.Image:
-    """An SVG as pixels. Raises InputError without cairosvg, and for a file it cannot draw."""
+def _drawn_svg(file: str | Path) -> tuple[Image.Image, str]:
+    """An SVG on white, and a note. Strokes too light for white show where nothing is drawn else."""
     try:
-        cairosvg = importlib.import_module("cairosvg")
-    except (ImportError, OSError) as error:  # OSError: the cairo library is absent
-        raise InputError(
-            f"{file}: SVG needs cairosvg (pip install cairosvg, and the cairo library); or save it "
-            "as PNG."
-        ) from error
-    if not file.is_file():
-        raise InputError(f"{file}: no such file.")
-    try:
-        png = cairosvg.svg2png(
-            bytestring=file.read_bytes(),
-            output_width=SVG_SIDE,
-            output_height=SVG_SIDE,
-            background_color="white",
-        )
-        return Image.open(BytesIO(png)).convert("RGB")
-    except Exception as error:  # damaged XML raises errors of many kinds
-        raise InputError(f"{file}: cannot be drawn ({error}).") from error
+        with open_regular(file) as stream:
+            content = stream.read(svg.MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise unreadable(file, error) from error
+    drawn = svg.draw_svg(str(file), content)
+    paper, note = on_white(drawn), f"SVG, drawn at {svg.SIDE} px"
+    if is_transparent(drawn) and not (sums_of(np.array(paper)) <= INK).any():
+        strokes, ink = dark_on_white(drawn)
+        if ink.any():
+            return Image.fromarray(strokes), f"{note}; light strokes made dark"
+    return paper, note
 
 
 def _scaled(images: Tensor, side: int) -> Tensor:

@@ -4,10 +4,8 @@ The splits are those that Sketchy-Ext (Liu et al., CVPR 2017), SEM-PCYC (Dutta &
 and ZSE-SBIR (Lin et al., CVPR 2023) report on.
 """
 
-from pathlib import Path
-
-from datasets.benchmark import PHOTO, SKETCH, Benchmark
-from datasets.layout import Layout, load_layout
+from datasets.benchmark import PHOTO, SKETCH
+from datasets.layout import Layout
 
 SKETCHY = Layout(
     folder="Sketchy",
@@ -38,18 +36,3 @@ QUICKDRAW = Layout(
     images={PHOTO: ("images",), SKETCH: ("sketches",)},
     every={SKETCH: 120, PHOTO: 30},
 )
-
-
-def load_sketchy(split: str, root: Path, **settings) -> Benchmark:
-    """Sketchy-Ext. root: the folder that holds Sketchy/; settings: see load_layout."""
-    return load_layout("sketchy_extend", SKETCHY, split, root, **settings)
-
-
-def load_tu_berlin(split: str, root: Path, **settings) -> Benchmark:
-    """TU-Berlin-Ext. root: the folder that holds TUBerlin/; settings: see load_layout."""
-    return load_layout("tu_berlin", TU_BERLIN, split, root, **settings)
-
-
-def load_quickdraw(split: str, root: Path, **settings) -> Benchmark:
-    """QuickDraw-Ext. root: the folder that holds QuickDraw/; settings: see load_layout."""
-    return load_layout("Quickdraw", QUICKDRAW, split, root, **settings)

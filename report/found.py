@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from datasets.images import on_white, open_image
+from datasets.pencil import SVG_ENDINGS
 from report.page import Photo, Section, write_page
 from report.pictures import Strip, draw_sheet, save_picture
 from retrieval.gallery import Answer, Gallery
@@ -44,7 +45,7 @@ class Found:
         """image: the sketch as it was encoded."""
         levels = gallery.encoder.preprocessing.levels(image, "sketch")  # (3, S, S)
         seen = Image.fromarray(levels.permute(1, 2, 0).numpy())
-        given = image if file.suffix.lower() == ".svg" else open_image(file)
+        given = image if file.suffix.lower() in SVG_ENDINGS else open_image(file)
         return cls(file, note, _jpeg(on_white(given)), _jpeg(seen), answer)
 
     @property

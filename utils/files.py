@@ -1,8 +1,10 @@
 """Files written whole or not at all, even on a full disk."""
 
 import errno
+import io
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +55,41 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A regular file, open for reading. Raises OSError for anything else, at once.
+
+    To open a pipe may last for ever, and to open a device may change it. A reader that asks for
+    more than is left, as a damaged header has it, takes no memory for that.
+    """
+
+    def check(state: os.stat_result) -> None:
+        if stat.S_ISDIR(state.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(errno.EINVAL, "a pipe, socket or device, no file", path)
+
+    def opener(name: str, flags: int) -> int:
+        check(os.stat(name))
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        try:
+            check(os.fstat(descriptor))  # it may have been replaced meanwhile
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    return _BoundedReader(open(path, "rb", buffering=0, opener=opener))
+
+
+class _BoundedReader(io.BufferedReader):
+    """Sets aside memory for what the file has, not for what it is asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 def append_whole(path: Path, content: bytes) -> None:

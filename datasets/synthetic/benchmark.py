@@ -5,6 +5,7 @@ which part of the object one sees at each pixel.
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from errno import EEXIST, ENOTEMPTY
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.benchmark import PHOTO, SKETCH, Benchmark
-from datasets.layout import SPLIT_FILES, Layout, load_layout
+from datasets.layout import SPLIT_FILES, Layout
 from datasets.synthetic.drawn import CATEGORIES
 from datasets.synthetic.drawn.photo import draw_photo
 from datasets.synthetic.drawn.pose import draw_pose, part_labels
@@ -24,6 +25,7 @@ from datasets.synthetic.drawn.shapes import Measures
 from datasets.synthetic.drawn.sketch import draw_sketch, leave_out
 from utils.distributed import wait_for_all
 from utils.errors import InputError
+from utils.files import open_regular
 from utils.logs import log, progress, write_json
 from utils.world import is_main
 
@@ -66,7 +68,7 @@ def load_synthetic(split: str, root: Path, **settings) -> Benchmark:
     wait_for_all()
     _draw_if_absent(folder)  # on another machine than the first process
     drawn = read_description(folder)
-    benchmark = load_layout("synthetic", LAYOUT, split, root, **settings)
+    benchmark = LAYOUT(split, root, **settings)
     other = {name: drawn.get(name) for name in STANDARD if drawn.get(name) != STANDARD[name]}
     if other:
         ours = ", ".join(f"{name} {value}" for name, value in other.items())
@@ -94,7 +96,7 @@ def write_synthetic(
     """
     folder = Path(root) / LAYOUT.folder
     aside = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
-    if folder.exists():
+    if os.path.lexists(folder):
         raise _ExistsError(folder)
     try:
         _write_lists(aside, instances)
@@ -104,7 +106,7 @@ def write_synthetic(
         write_json(aside / DESCRIPTION, drawn)
         aside.rename(folder)
     except OSError as error:
-        if error.errno in (EEXIST, ENOTEMPTY) and folder.exists():
+        if error.errno in (EEXIST, ENOTEMPTY) and os.path.lexists(folder):
             raise _ExistsError(folder) from error
         raise InputError(
             f"{folder}: cannot be written ({error.strerror or error}). Name another place with "
@@ -119,8 +121,9 @@ def read_description(folder: Path) -> dict:
     """The settings with which the folder was drawn. Raises InputError where they are not there."""
     file = folder / DESCRIPTION
     try:
-        drawn = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with open_regular(file) as stream:
+            drawn = json.load(stream)
+    except (OSError, ValueError, RecursionError):
         drawn = None
     if not isinstance(drawn, dict):
         raise InputError(f"{file}: is missing or damaged. Delete {folder} to have it drawn anew.")
@@ -163,7 +166,7 @@ def part_names(category: str) -> list[str]:
 
 
 def _draw_if_absent(folder: Path) -> None:
-    if folder.exists():
+    if os.path.lexists(folder):
         return
     log.info("drawing the built-in benchmark (once): %s", folder)
     try:

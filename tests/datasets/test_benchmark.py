@@ -23,6 +23,13 @@ def image_list():
     return ImageList(root=Path("data"), **columns)
 
 
+def test_one_value_in_the_place_of_a_column_is_that_of_all_images():
+    images = ImageList.of_columns(Path("data"), ["a", "b"], "photo", origin=["x", "y"])
+    assert images.modality.tolist() == ["photo", "photo"] and images.origin.tolist() == ["x", "y"]
+    assert images.target.tolist() == [-1, -1] and images.target.dtype == np.int64
+    assert len(ImageList.of_columns(Path("data"), [], "photo")) == 0
+
+
 def test_a_modality_keeps_its_rows_in_order():
     photos = image_list().of("photo")
     assert photos.path.tolist() == ["b/2.jpg", "a/4.jpg", "b/5.jpg"]

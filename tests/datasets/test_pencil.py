@@ -1,8 +1,6 @@
 """Sketches as people have them, and those that must stay as they are."""
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +9,13 @@ from PIL import Image, ImageDraw, ImageFilter
 from sample_data import shared_file
 
 from datasets.images import Preprocessing, open_image
-from datasets.pencil import cleaned, looks_photographed, ready_sketch, without_shading
+from datasets.pencil import (
+    _without_colours,
+    cleaned,
+    looks_photographed,
+    ready_sketch,
+    without_shading,
+)
 from datasets.synthetic.benchmark import draw_sketch_of
 from datasets.synthetic.drawn import CATEGORIES
 from utils.errors import InputError
@@ -246,49 +250,40 @@ def test_a_photo_of_a_drawing_is_turned_upright_once(tmp_path):
     assert "photo" in note and agreement(np.array(ready), np.rot90(drawing(), -1)) > 0.75
 
 
+def test_shading_is_noted_where_strokes_came_back_alone():
+    faint = Image.fromarray((200 - 6 * drawing(200)).astype(np.uint8))
+    ready, note = ready_sketch(faint, "always")
+    assert same(ready, faint) and "shading" not in note
+
+
+def test_alpha_that_is_opaque_is_not_called_transparent():
+    opaque = Image.fromarray((255 * (1 - drawing(100))).astype(np.uint8)).convert("RGBA")
+    assert ready_sketch(opaque)[1] == ""
+    assert ready_sketch(on_paper(drawing(200)).convert("RGBA"))[1].startswith("a photo")
+
+
+def slow_without_colours(pixels):
+    """Shares of light in floats, pixel by pixel."""
+    ground = np.median(pixels.reshape(-1, 3), axis=0).clip(min=1)
+    darkest = (pixels / ground).min(axis=2)
+    strokes = darkest[darkest < 0.92]
+    low = min(np.quantile(strokes, 0.2) if len(strokes) else 0.0, 0.9)
+    return (((darkest - low) / (1 - low)).clip(0, 1) * 255).round()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_coloured_lines_become_as_dark_as_the_slow_formula_says(seed):
+    random = np.random.default_rng(seed)
+    ink = drawing(100)[..., None]
+    picture = random.integers(190, 256, 3) * (1 - ink) + random.integers(0, 256, 3) * ink
+    picture = Image.fromarray(picture.astype(np.uint8)).resize((97, 83), Image.Resampling.BICUBIC)
+    found, expected = _without_colours(np.array(picture)), slow_without_colours(np.array(picture))
+    assert all(np.array_equal(found[..., channel], expected) for channel in range(3))
+
+
 @pytest.mark.parametrize("content", [None, b"no image"])
 def test_a_sketch_that_cannot_be_read_is_named(tmp_path, content):
     if content:
         (tmp_path / "sketch.png").write_bytes(content)
     with pytest.raises(InputError, match=rf"^{tmp_path / 'sketch.png'}: "):
         ready_sketch(tmp_path / "sketch.png")
-
-
-# ---- SVG
-
-
-SVG = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="100" height="100">'
-    '<circle cx="50" cy="50" r="30" fill="none" stroke="black" stroke-width="4"/></svg>'
-)
-
-
-def test_svg_is_drawn_where_cairosvg_is_installed(tmp_path):
-    pytest.importorskip("cairosvg", exc_type=(ImportError, OSError))
-    (tmp_path / "circle.svg").write_text(SVG)
-    ready, note = ready_sketch(tmp_path / "circle.svg")
-    assert note.startswith("SVG")
-    pixels = np.array(ready.convert("L"))
-    assert pixels.shape == (512, 512) and pixels[256, 256] == 255 and pixels[256, 102] == 0
-    (tmp_path / "damaged.svg").write_text("<svg")
-    with pytest.raises(InputError, match="cannot be drawn"):
-        ready_sketch(tmp_path / "damaged.svg")
-
-
-def test_svg_by_a_cairosvg_that_is_played(tmp_path, monkeypatch):
-    (tmp_path / "circle.svg").write_text(SVG)
-    (tmp_path / "drawn.png").write_bytes(b"")
-    Image.fromarray((255 * (1 - drawing(512))).astype(np.uint8)).save(tmp_path / "drawn.png")
-    played = SimpleNamespace(svg2png=lambda **_: (tmp_path / "drawn.png").read_bytes())
-    monkeypatch.setitem(sys.modules, "cairosvg", played)
-    for file in (tmp_path / "circle.svg", str(tmp_path / "circle.svg")):
-        ready, note = ready_sketch(file)
-        assert note == "SVG, drawn at 512 px"
-        assert same(ready, open_image(tmp_path / "drawn.png").convert("RGB"))
-
-
-def test_svg_without_cairosvg_is_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cairosvg", None)
-    (tmp_path / "circle.svg").write_text(SVG)
-    with pytest.raises(InputError, match="pip install cairosvg"):
-        ready_sketch(tmp_path / "circle.svg")

@@ -71,7 +71,49 @@ def test_no_folder_and_no_image_are_sentences(tmp_path):
     with pytest.raises(InputError, match=r"holds no image.*\.jpg"):
         folder_images(tmp_path, "photo")
     with pytest.raises(InputError, match="holds no image"):
-        named_images([tmp_path])
+        named_images([tmp_path], [])
+
+
+def test_the_folder_of_the_photos_cannot_be_left_out_itself(tmp_path):
+    write(tmp_path, "1.jpg")
+    with pytest.raises(InputError, match=r"holds the photos, and cannot be the gallery too.*--out"):
+        folder_images(tmp_path, "photo", leave_out=tmp_path / "." / "x" / "..")
+
+
+def test_what_has_no_ending_of_an_image_is_counted_by_ending(tmp_path, caplog):
+    write(tmp_path, "1.jpg", "a/b.HEIC", "a/.hidden", "G/1.txt")
+    for name in ("raw.DNG", "a/raw.dng", "d41d8cd9", "a/README", "Note\n.t\x1b"):
+        (tmp_path / name).write_bytes(b"")
+    assert paths(tmp_path, leave_out=tmp_path / "G") == ["1.jpg", "a/b.HEIC"]
+    (message,) = caplog.messages
+    assert message == (
+        f"{tmp_path}: 5 files without the ending of an image are left out (2 .dng, 2 without an "
+        r"ending, 1 .t\x1b)."
+    )
+    for name in ("1.jpg", "a/b.HEIC"):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"holds no image.*there are files of other kinds: 2 .dng"):
+        paths(tmp_path, leave_out=tmp_path / "G")
+
+
+def test_nothing_is_told_of_a_folder_of_images_alone(tmp_path, caplog):
+    write(tmp_path, "1.jpg", ".hidden")
+    assert paths(tmp_path) == ["1.jpg"] and caplog.messages == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "y/" * 3000, "a\0b"])
+def test_names_that_no_disk_has_are_sentences(name):
+    with pytest.raises(InputError, match="no such folder"):
+        folder_images(name, "photo")
+    with pytest.raises(InputError, match="no such file or folder"):
+        named_images([name], [])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_there_and_no_file_is_named_when_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    assert named_images([tmp_path / "x.png"], []) == [tmp_path / "x.png"]
+    assert paths(tmp_path) == ["x.png"]
 
 
 def test_named_files_and_folders_in_the_order_given_each_once(tmp_path):
@@ -79,9 +121,9 @@ def test_named_files_and_folders_in_the_order_given_each_once(tmp_path):
     given = [tmp_path / "z.png", tmp_path / "folder", tmp_path / "odd.name", tmp_path / "z.png"]
     names = [path.relative_to(tmp_path).as_posix() for path in named_images(given, [".svg"])]
     assert names == ["z.png", "folder/a.png", "folder/b.png", "folder/c.svg", "odd.name"]
-    assert len(named_images(given)) == 4
+    assert len(named_images(given, [])) == 4
     with pytest.raises(InputError, match="no such file or folder"):
-        named_images([tmp_path / "absent.png"])
+        named_images([tmp_path / "absent.png"], [])
 
 
 # ---- open images, and files in no folder

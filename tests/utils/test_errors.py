@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.console import visible
 from utils.errors import InputError, run_script
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,11 @@ def test_names_of_files_in_an_error_cannot_command_a_terminal():
     assert str(InputError("a\x1b[31m\nb.jpg: ö.")) == "a\\x1b[31m\\nb.jpg: ö."
 
 
+def test_what_a_terminal_would_obey_is_shown():
+    assert visible("é 漢 a\x1b[2J\nb\r\udcff\u202e") == r"é 漢 a\x1b[2J\nb\r\udcff\u202e"
+    assert str(InputError("a\n\0: absent.")) == r"a\n\x00: absent."
+
+
 def test_interruption_ends_with_the_shells_status(capsys):
     def main():
         raise KeyboardInterrupt
@@ -58,6 +64,7 @@ def test_ctrl_c_in_a_destructor_is_not_dropped(tmp_path):
     """Where Python would say "Exception ignored" and go on."""
     script = """
 import os, signal, time
+from utils.console import visible
 from utils.errors import run_script
 
 class Workers:

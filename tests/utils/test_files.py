@@ -14,6 +14,7 @@ from utils.files import (
     append_lines,
     append_whole,
     check_folder,
+    open_regular,
     reason,
     reserve,
     written_whole,
@@ -269,3 +270,30 @@ def caused(error, cause):
 )
 def test_a_reason_is_short(error, words):
     assert reason(error).startswith(words) and len(reason(error)) <= 200
+
+
+# ---- only files
+
+
+def test_a_regular_file_is_read_as_open_reads_it(tmp_path):
+    content = bytes(range(256)) * 1000
+    (tmp_path / "file").write_bytes(content)
+    with open_regular(tmp_path / "file") as file:
+        assert file.read(5) == content[:5]
+        assert file.read(1 << 62) == content[5:]  # memory for what there is
+        assert file.read(1 << 62) == b""
+        assert (file.seek(3), file.read()) == (3, content[3:])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_may_block_is_not_opened_even_if_it_comes_in_between(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="no file"):
+        open_regular(tmp_path / "pipe")
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+    former = os.stat(tmp_path / "file")
+    monkeypatch.setattr(os, "stat", lambda name: former)  # as it was a moment before
+    with pytest.raises(OSError, match="no file"):
+        open_regular(tmp_path / "pipe")

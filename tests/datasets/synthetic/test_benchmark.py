@@ -383,7 +383,6 @@ def test_sides_and_validation_are_as_for_any_benchmark(folder):
     benchmark = load(folder.parent, validation=True)
     assert len(benchmark.validation.classes()) == 4 and len(benchmark.train.classes()) == 36
     assert benchmark.every == {"sketch": 4, "photo": 1}
-    assert (benchmark.name, benchmark.split) == ("synthetic", SPLIT)
     unseen = load(folder.parent, seen=False)
     assert len(unseen.train) == 0
     assert unseen.queries.classes() == unseen.gallery.classes() == class_names(SPLIT, "unseen")

@@ -172,7 +172,7 @@ def test_photo_and_sketch_show_the_whole_object(category):
         found, ink = dark_on_white(pair.sketch)
         assert 0.01 < ink.mean() < 0.5
         assert np.array_equal(found, strokes)
-        assert (fit_sketch(strokes, 96).sum(dim=0) <= INK).any()
+        assert (fit_sketch(strokes, 96, ink).sum(dim=0) <= INK).any()
 
 
 def test_hardly_any_sketch_is_cut_at_the_edge():
