@@ -21,6 +21,8 @@ VIEWS = ("plain", "mirror", "many")
 SHORTLIST = 1000
 SEARCH_SHORTLIST = 200
 EVERY_PHOTO = sys.maxsize  # -k all
+HIGHEST_SEED = 2**32 - 1  # that numpy takes
+MOST_WORKERS, MOST_WIDTH = 1024, 65536
 
 
 def _count_or_all(text: str) -> int:
@@ -84,8 +86,8 @@ RUN = {
         short="s",
     ),
     **DEVICE,
-    "num_workers": count(4, "processes that read images", least=0),
-    "seed": count(2021, "of every draw", least=0),
+    "num_workers": count(4, "processes that read images", least=0, most=MOST_WORKERS),
+    "seed": count(2021, "of every draw", least=0, most=HIGHEST_SEED),
 }
 TRAINING_RUN = {
     "resume": switch("go on with the run in the save folder, from where it stopped"),
@@ -94,6 +96,7 @@ TRAINING_RUN = {
         "minutes between checkpoints within an epoch; one is also written at its end, and when the "
         "run is stopped",
         least=0,
+        most=10**6,
         metavar="MIN",
     ),
     "tensorboard": switch(
@@ -138,6 +141,7 @@ EVALUATION = {
         0.0,
         "with -r rn or rerank: add W times the similarity of -r sa to the score of every pair",
         least=0,
+        most=10**6,
         metavar="W",
     ),
     "views": choice(
@@ -281,7 +285,7 @@ SEARCH = {
 DRAWING = {
     "instances": count(40, "of each category, each as photo and as sketch", least=2, most=999),
     "size": count(96, "side of the pictures, 32 to 1024 px", least=32, most=1024, metavar="PX"),
-    "seed": count(0, "of the drawings", least=0),
+    "seed": count(0, "of the drawings", least=0, most=HIGHEST_SEED),
     "sheet": text(None, "show some of it in one picture (default: none)", "FILE.png"),
 }
 QUICKSTART = {
@@ -291,7 +295,7 @@ QUICKSTART = {
         "FOLDER",
         short="s",
     ),
-    "seed": count(1, "of training", least=0),
+    "seed": count(1, "of training", least=0, most=HIGHEST_SEED),
     **DEVICE,
 }
 
@@ -310,7 +314,7 @@ BENCH = {
         {
             "queries": count(92_291, "query vectors: QuickDraw's"),
             "photos": count(54_151, "photo vectors: QuickDraw's"),
-            "width": count(768, "numbers of a vector: ViT-B's"),
+            "width": count(768, "numbers of a vector: ViT-B's", most=MOST_WIDTH),
             "classes": count(30, "classes, of equal size: QuickDraw's"),
         },
     ),
@@ -326,9 +330,11 @@ BENCH = {
         "image files to the pictures of training",
         {
             "images": count(200, "sketches and photos, half of each", least=4),
-            "size": count(256, "side of their files", least=64, metavar="PX"),
-            "side": count(224, "side of the network's input", least=8, metavar="PX"),
-            "num_workers": count(1, "data workers, beside the measurement without", least=0),
+            "size": count(256, "side of their files", least=64, most=10000, metavar="PX"),
+            "side": count(224, "side of the network's input", least=8, most=10000, metavar="PX"),
+            "num_workers": count(
+                1, "data workers, beside the measurement without", least=0, most=MOST_WORKERS
+            ),
             "augment": replace(options_of(TrainingSettings)["augment"], help="as in train.py"),
         },
     ),
@@ -340,14 +346,14 @@ BENCH = {
             "recipe": choice("strong", "what is trained, and on which batches", "strong", "paper"),
             "batch": count(8, "draws a step", least=3),
             "steps": count(5, "steps measured after the first; the median counts"),
-            "num_workers": count(1, "data workers", least=0),
+            "num_workers": count(1, "data workers", least=0, most=MOST_WORKERS),
         },
     ),
     "gallery": (
         "nearest vectors: exact, and by IVF",
         {
             "count": count(1_000_000, "vectors in the gallery"),
-            "width": count(192, "numbers of a vector"),
+            "width": count(192, "numbers of a vector", most=MOST_WIDTH),
             "queries": count(200, "queries, to measure recall"),
             "timed": count(100, "queries of these, to measure time"),
         },

@@ -2,6 +2,7 @@
 
 import time
 from argparse import Namespace
+from os.path import isfile
 from pathlib import Path
 
 from options import plain_options, ranker_settings, retrieve_options
@@ -66,6 +67,11 @@ def search(args: Namespace, device) -> int:
     started = time.perf_counter()
     files, out, folder = named_images(args.sketch, [".svg"]), Path(args.out), Path(args.gallery)
     checkpoint = Path(args.load or read_gallery(folder)["checkpoint"])
+    if not (args.load or isfile(checkpoint)):
+        raise InputError(
+            f"{checkpoint}: the checkpoint of the gallery {folder} is no longer there. Say with -l "
+            "where it lies now."
+        )
     prepare_folder(out)
     gallery = Gallery(folder, _encoder(checkpoint, args, device))
     args.k = min(args.k, len(gallery))
