@@ -132,6 +132,9 @@ def rebuild_model(
     rebuilding = _rebuilding_settings(checkpoint, source)
     try:
         settings = replace(base, **rebuilding)
+    except InputError as error:
+        raise InputError(f"{source}: of its settings, {error} {DAMAGED}") from error
+    try:
         outline = outline_of(settings, classes)
     except InputError as error:
         raise InputError(f"{source}: its settings make no model: {error}") from error
@@ -188,7 +191,7 @@ def _rebuilding_settings(checkpoint: Mapping, source: str | Path) -> dict:
     options, found = options_of(settings), checkpoint["settings"]
     rebuilds = [name for name, option in options.items() if option.rebuilds]
     needed = {name: ANYTHING for name in rebuilds if name not in settings.newer}
-    check(found, table(needed), f"{source}: settings", DAMAGED)
+    check(checkpoint, table({"settings": table(needed)}), source, DAMAGED)
     known = {*options, *settings.former}
     unknown = [name for name, value in found.items() if value and name not in known]
     if unknown:

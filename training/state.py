@@ -44,7 +44,7 @@ REMEDY = (
 def check_state(checkpoint: Mapping, source: object) -> None:
     """Raise InputError where a checkpoint is none to resume from. source: its file."""
     check(checkpoint, STATE, source, REMEDY)
-    check(checkpoint["options"], table({"batch": whole(1)}), f"{source}: options", REMEDY)
+    check(checkpoint, table({"options": table({"batch": whole(1)})}), source, REMEDY)
 
 
 def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping, source: object) -> None:
@@ -55,18 +55,16 @@ def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping, source: objec
     """
     groups = optimizer.state_dict()["param_groups"]
     order = [group["params"] for group in groups]
-    same = kind("those of this model", lambda found: found == order)
-    saved_order = [list(group["params"]) for group in saved["param_groups"]]
-    check(saved_order, same, f"{source}: optimizer: its groups of tensors", REMEDY)
     parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     moments = {
         number: table({"exp_avg": like(p.shape), "exp_avg_sq": like(p.shape), "step": like(())})
         for number, p in enumerate(parameters)
     }
-    state = saved.get("state")
-    if state != {}:  # else no step was done
-        check(state, table(moments), f"{source}: optimizer", REMEDY)
-        state = {number: state[number] for number in moments}
+    same = kind("those of this model", lambda found: [list(g["params"]) for g in found] == order)
+    none_yet = saved.get("state") == {}  # no step was done
+    schema = table({"param_groups": same, "state": PLAIN if none_yet else table(moments)})
+    check({"optimizer": saved}, table({"optimizer": schema}), source, REMEDY)
+    state = {} if none_yet else {number: saved["state"][number] for number in moments}
     for group, former in zip(groups, saved["param_groups"], strict=True):
         group |= {"initial_lr": group["lr"], "lr": former["lr"]}
     optimizer.load_state_dict({"state": state, "param_groups": groups})

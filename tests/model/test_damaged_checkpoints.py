@@ -114,7 +114,7 @@ def test_a_setting_that_is_absent_is_one_sentence(key, folder, method, ours):
     path = folder / "absent.pth"
     settings = {name: value for name, value in ours["settings"].items() if name != key}
     torch.save({**ours, "settings": settings}, path)
-    assert f"settings: has no {key}" in load_or_refuse(path, method.state_dict())
+    assert f"settings has no {key}" in load_or_refuse(path, method.state_dict())
 
 
 @pytest.mark.parametrize("key", KEYS)
