@@ -62,9 +62,9 @@ MODEL = {
     "pretrained": switch("start from pretrained weights", default=True),
     "pretrained_path": text(
         None,
-        "file of those weights: sam_ViT-B_16.pth as downloaded, or timm's .pth or .safetensors; "
-        "also looked for in ./model (default: sam_ViT-B_16.pth where it lies there, else from timm "
-        "by name)",
+        "file of those weights: sam_ViT-B_16.pth as downloaded, timm's .pth or .safetensors, or "
+        "Google's .npz; also looked for in ./model (default: sam_ViT-B_16.pth where it lies there, "
+        "else from timm by name)",
         "FILE",
     ),
 }

@@ -54,16 +54,15 @@ def load_file(path: Path) -> dict:
     try:
         with open(path, "rb") as file:
             beginning = file.read(4096)
-        fault = None
-        if path.suffix == ".safetensors":
-            return _safetensors(path, beginning)
         if beginning.startswith(ZIP):
             fault = fault_of_zip(path)
-        elif not (beginning.startswith(LEGACY) or (beginning and LEGACY.startswith(beginning))):
+        elif beginning[8:9] == b"{" or (beginning and LEGACY.startswith(beginning[: len(LEGACY)])):
+            fault = None
+        else:
             fault = why_unreadable(beginning)
         if fault:
             raise unreadable(path, fault)
-        content = _unpickled(path)
+        content = _safetensors(path) if beginning[8:9] == b"{" else _unpickled(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}).") from error
     if not isinstance(content, Mapping):
@@ -79,15 +78,11 @@ def unreadable(path: Path, fault: str) -> InputError:
     return InputError(f"{path}: cannot be read as a checkpoint: it {fault}.")
 
 
-def _safetensors(path: Path, beginning: bytes) -> dict[str, Tensor]:
+def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_safetensors(path)
     except Exception as error:  # as for any damaged bytes
-        if beginning[8:9] == b"{":
-            fault = f"is damaged or cut short. {AGAIN}"
-        else:
-            fault = why_unreadable(beginning)
-        raise unreadable(path, fault) from error
+        raise unreadable(path, f"is damaged or cut short. {AGAIN}") from error
 
 
 def _unpickled(path: Path) -> object:
@@ -98,7 +93,8 @@ def _unpickled(path: Path) -> object:
     try:
         with torch.serialization.safe_globals(safe_globals()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damaged bytes
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with open(path, "rb") as file:  # of a path, torch would look at the name's ending
+                return torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # damaged bytes raise errors of many kinds in an unpickler

@@ -127,10 +127,11 @@ def table(required: Mapping, optional: Mapping | None = None) -> Schema:
 
 def shown(value: object) -> str:
     """A value in a message: short, and its type alone where that says more."""
-    if isinstance(value, int) and abs(value) > LARGEST:
-        return "a number of more than 63 bits"
     if value is None or isinstance(value, bool | int | float | str):
-        return _SHORT.repr(value)
+        try:
+            return _SHORT.repr(value)
+        except ValueError:  # Python prints no int of thousands of digits
+            return "a number of thousands of digits"
     return f"a {type(value).__name__}"
 
 

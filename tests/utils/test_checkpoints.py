@@ -399,6 +399,20 @@ def test_safetensors_are_read(tmp_path):
     assert torch.equal(load_file(tmp_path / "model.safetensors")["weight"], torch.ones(2))
 
 
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.SAFETENSORS", "a"])
+@pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
+def test_what_a_file_is_follows_from_its_content(form, name, tmp_path):
+    from safetensors.torch import save
+
+    state = {"weight": torch.arange(3.0)}
+    if form == "safetensors":
+        (tmp_path / name).write_bytes(save(state))
+    else:
+        with open(tmp_path / name, "wb") as file:
+            torch.save(state, file, _use_new_zipfile_serialization=form == "zip")
+    assert torch.equal(load_file(tmp_path / name)["weight"], state["weight"])
+
+
 @pytest.mark.parametrize("keep", [0, 4, 20, -1])
 def test_truncated_safetensors_are_named(tmp_path, keep):
     from safetensors.torch import save
