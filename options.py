@@ -31,6 +31,8 @@ VIEWS = ("plain", "mirror", "many")
 SHORTLIST = 1000
 SEARCH_SHORTLIST = 200
 EVERY_PHOTO = sys.maxsize  # -k all
+HIGHEST_SEED = 2**32 - 1  # that numpy takes
+MOST_WORKERS, MOST_WIDTH = 1024, 65536
 
 
 def _count_or_all(text: str) -> int:
@@ -75,9 +77,9 @@ START = {
     "pretrained": switch("start from pretrained weights", default=True),
     "pretrained_path": text(
         None,
-        "file of those weights: sam_ViT-B_16.pth as downloaded, or timm's .pth or .safetensors; "
-        "also looked for in ./model (default: sam_ViT-B_16.pth where it lies there, else from timm "
-        "by name)",
+        "file of those weights: sam_ViT-B_16.pth as downloaded, timm's .pth or .safetensors, or "
+        "Google's .npz; also looked for in ./model (default: sam_ViT-B_16.pth where it lies there, "
+        "else from timm by name)",
         "FILE",
     ),
 }
@@ -99,9 +101,11 @@ RUN = {
         short="s",
     ),
     "choose_cuda": DEVICE["choose_cuda"] | {"type": device_of_process},
-    "num_workers": count(4, "processes that read images; 0: the main process does", least=0),
+    "num_workers": count(
+        4, "processes that read images; 0: the main process does", least=0, most=MOST_WORKERS
+    ),
 }
-SEED = {"seed": count(2021, "seed of all random numbers", least=0)}
+SEED = {"seed": count(2021, "seed of all random numbers", least=0, most=HIGHEST_SEED)}
 TRAINING_RUN = {
     "resume": switch("go on with the run in the save folder, from where it stopped"),
     "save_minutes": Option(
@@ -109,6 +113,7 @@ TRAINING_RUN = {
         "minutes between checkpoints within an epoch; one is also written at its end, and when the "
         "run is stopped",
         least=0,
+        most=10**6,
         metavar="MIN",
     ),
     "tensorboard": switch(
@@ -153,6 +158,7 @@ EVALUATION = {
         0.0,
         "with -r rn or rerank: add W times the similarity of -r sa to the score of every pair",
         least=0,
+        most=10**6,
         metavar="W",
     ),
     "views": choice(
@@ -299,7 +305,7 @@ SEARCH = {
 DRAWING = {
     "instances": count(40, "of each category, each as photo and as sketch", least=2, most=999),
     "size": count(96, "side of the pictures, 32 to 1024 px", least=32, most=1024, metavar="PX"),
-    "seed": count(0, "of the drawings", least=0),
+    "seed": count(0, "of the drawings", least=0, most=HIGHEST_SEED),
     "sheet": text(None, "show some of it in one picture (default: none)", "FILE.png"),
 }
 QUICKSTART = {
@@ -309,7 +315,7 @@ QUICKSTART = {
         "FOLDER",
         short="s",
     ),
-    "seed": count(1, "of training", least=0),
+    "seed": count(1, "of training", least=0, most=HIGHEST_SEED),
     **DEVICE,
 }
 
@@ -333,7 +339,7 @@ BENCH = {
         {
             "queries": count(92_291, "query vectors: QuickDraw's"),
             "photos": count(54_151, "photo vectors: QuickDraw's"),
-            "width": count(768, "numbers of a vector: ViT-B's"),
+            "width": count(768, "numbers of a vector: ViT-B's", most=MOST_WIDTH),
             "classes": count(30, "classes, of equal size: QuickDraw's"),
         },
     ),
@@ -351,9 +357,11 @@ BENCH = {
         "image files to the pictures of training",
         {
             "images": count(200, "sketches and photos, half of each", least=4),
-            "size": count(256, "side of their files", least=64, metavar="PX"),
-            "side": count(224, "side of the network's input", least=8, metavar="PX"),
-            "num_workers": count(1, "data workers, beside the measurement without", least=0),
+            "size": count(256, "side of their files", least=64, most=10000, metavar="PX"),
+            "side": count(224, "side of the network's input", least=8, most=10000, metavar="PX"),
+            "num_workers": count(
+                1, "data workers, beside the measurement without", least=0, most=MOST_WORKERS
+            ),
             "augment": replace(options_of(TrainingSettings)["augment"], help="as in train.py"),
         },
     ),
@@ -366,7 +374,7 @@ BENCH = {
             "recipe": choice("strong", "what is trained, and on which batches", "strong", "paper"),
             "batch": count(8, "draws a step", least=3),
             "steps": count(5, "steps measured after the first; the median counts"),
-            "num_workers": count(1, "data workers", least=0),
+            "num_workers": count(1, "data workers", least=0, most=MOST_WORKERS),
         },
     ),
     "gallery": (
@@ -374,7 +382,7 @@ BENCH = {
         "nearest vectors: exact, and by IVF",
         {
             "count": count(1_000_000, "vectors in the gallery"),
-            "width": count(192, "numbers of a vector"),
+            "width": count(192, "numbers of a vector", most=MOST_WIDTH),
             "queries": count(200, "queries by which recall is measured"),
             "timed": count(100, "how many of these queries are timed"),
         },

@@ -3,6 +3,7 @@
 import shlex
 import time
 from argparse import Namespace
+from os.path import isfile
 from pathlib import Path
 
 from options import plain_options, ranker_settings, retrieve_options
@@ -69,6 +70,11 @@ def search(args: Namespace, device) -> int:
     files, out, folder = named_images(args.sketch, SVG_ENDINGS), Path(args.out), Path(args.gallery)
     described = read_gallery(folder)
     checkpoint = Path(args.load or described["checkpoint"])
+    if not (args.load or isfile(checkpoint)):
+        raise InputError(
+            f"{checkpoint}: the checkpoint of the gallery {folder} is no longer there. Say with -l "
+            "where it lies now."
+        )
     prepare_folder(out, Path(described["root"]))
     gallery = Gallery(folder, _encoder(checkpoint, args, device))
     args.k = min(args.k, len(gallery))

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 
 from datasets import load_benchmark
@@ -63,7 +64,7 @@ def _checkpoint_path(args: Namespace) -> Path:
     if args.load:
         return Path(args.load)
     path = Path(args.save) / BEST
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(
             f"{path}: no such checkpoint. Name one with -l FILE, or a run's folder with --save."
         )

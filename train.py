@@ -81,6 +81,10 @@ def _build_method(args: Namespace, data, folder: RunFolder):
         return method, method.load_pretrained(path), None
     source = folder.path / LAST if args.resume else Path(args.load)
     checkpoint = read_checkpoint(source, args.given)
+    if args.resume:
+        from training.state import check_state
+
+        check_state(checkpoint, source)
     changed = changed_options(args, checkpoint["options"]) if args.resume else []
     if changed:
         raise InputError(

@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING
 
 from model.settings import TrainingSettings, options_of
 from utils.errors import InputError
+from utils.schema import ANYTHING, PLAIN, TEXT, check, maybe, named, rows, shown, table, whole
 
 if TYPE_CHECKING:
     from model.method import Method
 
 FORMAT = 1  # of the checkpoints that are written
+DAMAGED = "The file is damaged, or another program has changed it: take another one."
 METHODS = {"zse_sbir": ("model.zse.method:ZSE", "model.zse.settings:ZSESettings")}
 """Name -> the class of the method and the class of its settings, each as "module:name"."""
+CHECKPOINT = table(
+    {
+        "settings": named(PLAIN),  # their own class checks them
+        "model": named(ANYTHING),  # load_strictly does
+        "epoch": maybe(whole(0)),
+        "classes": rows(TEXT, least=1),
+    }
+)
+"""What our checkpoints hold besides format and method."""
 
 
 def settings_class(method: str) -> type[TrainingSettings]:
@@ -27,7 +38,28 @@ def build_model(settings: TrainingSettings, classes: int | None = None) -> "Meth
 
     classes: how many seen classes there are; None: it is not to be trained.
     """
+    outline_of(settings, classes)
     return _method_class(settings.method)(settings, classes)
+
+
+def outline_of(settings: TrainingSettings, classes: int | None = None) -> "Method":
+    """The same without numbers in its tensors (torch's device "meta"), in no time.
+
+    Raises InputError where its weights would not fit into the memory of this machine.
+    """
+    import torch
+
+    from utils.memory import machine_memory
+
+    with torch.device("meta"):
+        outline = _method_class(settings.method)(settings, classes)
+    size = sum(tensor.nbytes for tensor in outline.state_dict().values())
+    if size > machine_memory():
+        raise InputError(
+            f"the weights of this network take {size / 1e9:,.0f} GB, and this machine has "
+            f"{machine_memory() / 1e9:,.0f} GB of memory. Take a smaller one."
+        )
+    return outline
 
 
 def load_model(path: str | Path, wanted: Mapping | None = None) -> tuple["Method", dict]:
@@ -58,16 +90,18 @@ def read_checkpoint(path: str | Path, wanted: Mapping | None = None) -> dict:
             f"{path}: is neither a checkpoint of ours nor a published one of {', '.join(METHODS)}. "
             "A pretrained backbone is given with --pretrained_path."
         )
+    check(content, table({"format": whole(1), "method": TEXT}), path, DAMAGED)
     if content["format"] > FORMAT:
         raise InputError(
             f"{path}: has format {content['format']}; this version reads up to {FORMAT}. Update "
             "this code."
         )
-    if content.get("method") not in METHODS:
+    if content["method"] not in METHODS:
         raise InputError(
-            f"{path}: holds the method {content.get('method')!r}, which this version does not know "
-            f"(it knows {', '.join(METHODS)}). Update this code."
+            f"{path}: holds the method {shown(content['method'])}, which this version does not "
+            f"know (it knows {', '.join(METHODS)}). Update this code."
         )
+    check(content, CHECKPOINT, path, DAMAGED)
     return content
 
 
@@ -87,7 +121,7 @@ def rebuild_model(
     checkpoint's. classes: as in build_model. resumed: load also what only training uses; else that
     starts anew.
     """
-    from utils.checkpoints import load_strictly, plain_state
+    from utils.checkpoints import check_fit, load_strictly, without_prefix
 
     base = training or settings_class(checkpoint["method"])()
     if base.method != checkpoint["method"]:
@@ -95,23 +129,34 @@ def rebuild_model(
             f"{source}: holds the method {checkpoint['method']}, and {base.method} is wanted. "
             f"Choose --method {checkpoint['method']}."
         )
-    settings = replace(base, **_rebuilding_settings(checkpoint, source))
-    method, options = build_model(settings, classes), options_of(type(settings))
+    rebuilding = _rebuilding_settings(checkpoint, source)
+    try:
+        settings = replace(base, **rebuilding)
+    except InputError as error:
+        raise InputError(f"{source}: of its settings, {error} {DAMAGED}") from error
+    try:
+        outline = outline_of(settings, classes)
+    except InputError as error:
+        raise InputError(f"{source}: its settings make no model: {error}") from error
+    options = options_of(type(settings))
     for name, value in (wanted or {}).items():
         if name not in options:
             raise InputError(
                 f"{source}: holds the method {settings.method}, which has no setting {name}. Leave "
                 "that option out."
             )
-        found = getattr(method.settings, name)
+        found = getattr(outline.settings, name)
         if options[name].rebuilds and found != value:
             raise InputError(
                 f"{source}: was trained with {name} = {found}, but {value} is wanted. Leave that "
                 "option out; the checkpoint brings its own."
             )
-    state, may_miss = plain_state(checkpoint["model"]), ()
+    state = without_prefix(checkpoint["model"], next(iter(outline.state_dict())), str(source))
+    may_miss = ()
     if not resumed:
-        may_miss, state = method.training_only, method.without_training(state)
+        may_miss, state = outline.training_only, outline.without_training(state)
+    check_fit(outline, state, str(source), may_miss)  # before memory is taken
+    method = _method_class(settings.method)(settings, classes)
     load_strictly(method, state, str(source), may_miss)
     return method
 
@@ -121,10 +166,10 @@ def checkpoint_of(method: "Method", training: bool) -> dict:
 
     training: keep what only training uses. Raises InputError where weights are not finite.
     """
-    from utils.checkpoints import all_finite
+    from utils.checkpoints import not_finite
 
     state = method.state_dict()
-    if not all_finite(state.values()):
+    if not_finite(state) is not None:
         raise InputError(
             "the weights are no longer finite and are not saved. Go on from the checkpoint before "
             "with --resume, and with --clip 1 or --amp off."
@@ -143,6 +188,9 @@ def _rebuilding_settings(checkpoint: Mapping, source: str | Path) -> dict:
     """The settings of a checkpoint that rebuild its model; how it was trained does not matter."""
     settings = settings_class(checkpoint["method"])
     options, found = options_of(settings), checkpoint["settings"]
+    rebuilds = [name for name, option in options.items() if option.rebuilds]
+    needed = {name: ANYTHING for name in rebuilds if name not in settings.newer}
+    check(checkpoint, table({"settings": table(needed)}), source, DAMAGED)
     known = {*options, *settings.former}
     unknown = [name for name, value in found.items() if value and name not in known]
     if unknown:
@@ -150,7 +198,7 @@ def _rebuilding_settings(checkpoint: Mapping, source: str | Path) -> dict:
             f"{source}: was trained with {', '.join(unknown)}, which this version does not know. "
             "Use it with the version of this code that trained it."
         )
-    return {name: found[name] for name in found if name in options and options[name].rebuilds}
+    return {name: found[name] for name in rebuilds if name in found}
 
 
 def _method_class(method: str) -> type["Method"]:

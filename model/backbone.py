@@ -12,20 +12,24 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import huggingface_hub
+import numpy as np
 import timm
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from utils.checkpoints import load_file
+from utils.checkpoints import load_file, unreadable
 from utils.errors import InputError
 from utils.logs import log
+from utils.schema import shown
+from utils.unreadable import AGAIN, check_is_file, check_name, fault_of_zip
 
 PUBLISHED_FILE = "sam_ViT-B_16.pth"
 PUBLISHED_VIT = "vit_base_patch16_224"
 PUBLISHED_TAG = "sam_in1k"  # timm's name for the same weights
 FOLDERS = (Path("."), Path("model"))
 LAYER_NORM_EPS = 1e-5
+LONGEST_NAME = 100  # letters
 SMALL_VITS = {
     "vit_mini_patch8_48": {
         "img_size": 48,
@@ -44,6 +48,8 @@ def build_vit(name: str, dropout: float) -> VisionTransformer:
     dropout: on the embeddings, twice in each MLP and on each attention output. Raises InputError
     for a name that is not a plain ViT.
     """
+    if len(name) > LONGEST_NAME:
+        raise InputError(f"{shown(name)}: no Vision Transformer has so long a name.")
     if "/" in name or ":" in name:
         raise InputError(
             f"{name}: give timm's bare name of a ViT; weights go to --pretrained_path."
@@ -87,8 +93,8 @@ def load_pretrained(vit: str, path: Path | None) -> tuple[dict[str, Tensor], str
         if found is None:
             places = ", ".join(str(folder / path) for folder in FOLDERS)
             raise InputError(f"--pretrained_path {path}: no such file (looked for {places}).")
-        return load_file(found), str(found)
-    if vit == PUBLISHED_VIT:
+        return (_from_npz(vit, found) if found.suffix == ".npz" else load_file(found)), str(found)
+    if vit.split(".")[0] == PUBLISHED_VIT and "." not in vit:
         found = _look_for(Path(PUBLISHED_FILE))
         if found is not None:
             return load_file(found), str(found)
@@ -100,7 +106,37 @@ def load_pretrained(vit: str, path: Path | None) -> tuple[dict[str, Tensor], str
 
 def _look_for(path: Path) -> Path | None:
     places: Iterable[Path] = [path] if path.is_absolute() else [f / path for f in FOLDERS]
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if check_name(place)), None)
+
+
+def _from_npz(vit: str, path: Path) -> dict[str, Tensor]:
+    """Google's own file of a ViT, read by timm, which resizes position embeddings."""
+    check_is_file(path)
+    network = build_vit(vit, dropout=0.0)
+    try:
+        fault = fault_of_zip(path)
+        if fault:
+            raise unreadable(path, fault)
+        with np.load(path) as file:
+            kernel = next(file[name] for name in file if name.endswith("embedding/kernel"))
+            scales = [file[name] for name in file if name.endswith("LayerNorm_0/scale")]
+        depth = sum(math.prod(scale.shape[:-1]) for scale in scales)  # they may lie in one array
+        found = (depth, kernel.shape[-1], kernel.shape[0])
+        network_has = (len(network.blocks), network.embed_dim, network.patch_embed.patch_size[0])
+        if found != network_has:
+            raise InputError(
+                f"{path}: holds a ViT of {depth} blocks, width {found[1]} and patches of "
+                f"{found[2]} px; {vit} has {', '.join(map(str, network_has))}. Choose the ViT that "
+                "it belongs to."
+            )
+        network.load_pretrained(str(path))
+    except InputError:
+        raise
+    except Exception as error:  # numpy, zipfile and timm raise errors of many kinds
+        raise unreadable(
+            path, f"is damaged, or none of Google's files of a ViT. {AGAIN}"
+        ) from error
+    return network.state_dict()
 
 
 def _from_timm(vit: str) -> dict[str, Tensor]:

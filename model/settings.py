@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from utils.arguments import Option
 from utils.errors import InputError
+from utils.schema import shown
 
 AMP = ("auto", "off", "bf16")
 
@@ -37,11 +38,13 @@ class TrainingSettings:
 
     Values are checked when settings are made: InputError. A class sets `method`, its key in
     model.METHODS, and may define recipes(). former: names of settings in older checkpoints, without
-    which the model is rebuilt all the same.
+    which the model is rebuilt all the same. newer: names of settings that rebuild the model and
+    older checkpoints lack: they then have their defaults.
     """
 
     method: ClassVar[str] = ""
     former: ClassVar[tuple[str, ...]] = ()
+    newer: ClassVar[tuple[str, ...]] = ()
 
     draws: str = setting(
         "triplets",
@@ -52,6 +55,7 @@ class TrainingSettings:
         1,
         "sketches, and as many photos, in a draw of a class; triplets do not use it",
         least=1,
+        most=10000,
         metavar="K",
     )
     own_photo: float = setting(
@@ -73,6 +77,7 @@ class TrainingSettings:
         "draws a batch, in each process: triplets of 4 images, or classes with --per_class "
         "sketches and as many photos",
         least=1,
+        most=65536,
         published=True,
         metavar="N",
         fixed=False,  # the draws of a step may not change, see training/run.py
@@ -82,22 +87,24 @@ class TrainingSettings:
         "batches a step: N times the draws in the memory of one batch; contrast and hard negatives "
         "stay within a batch",
         least=1,
+        most=65536,
         metavar="N",
     )
     draws_an_epoch: int = setting(
-        10000, "draws an epoch", least=1, flag="datasetLen", published=True, metavar="N"
+        10000, "draws an epoch", least=1, most=10**9, flag="datasetLen", published=True, metavar="N"
     )
     epochs: int = setting(
         30,
         "epochs",
         least=1,
+        most=10**6,
         flag="epoch",
         published=True,
         metavar="N",
         fixed=False,  # without a schedule, see options.changed_options
     )
     learning_rate: float = setting(
-        1e-5, "learning rate of AdamW", least=0, published=True, metavar="RATE"
+        1e-5, "learning rate of AdamW", least=0, most=100, published=True, metavar="RATE"
     )
     schedule: str = setting(
         "constant",
@@ -118,15 +125,17 @@ class TrainingSettings:
         1.0,
         "all outside the backbone learns at M times the learning rate",
         least=0,
+        most=10**6,
         metavar="M",
     )
     weight_decay: float = setting(
-        1e-2, "weight decay of AdamW", least=0, published=True, metavar="RATE"
+        1e-2, "weight decay of AdamW", least=0, most=100, published=True, metavar="RATE"
     )
     clip: float = setting(
         0.0,
         "scale the gradient down to this norm where it is larger; 0: never",
         least=0,
+        most=10**9,
         metavar="NORM",
     )
     ema: float = setting(
@@ -166,7 +175,8 @@ class TrainingSettings:
         for name, option in options_of(type(self)).items():
             value = getattr(self, name)
             if not option.accepts(value):
-                raise InputError(f"--{option.flag or name} {value!r}: is not {option.allowed}.")
+                flag = option.flag or name
+                raise InputError(f"--{flag} {shown(value)}: is not {option.allowed}.")
 
     @classmethod
     def recipes(cls, pretrained: bool = True) -> dict[str, "TrainingSettings"]:

@@ -702,8 +702,32 @@ def test_pictures_are_one_to_a_hundred(capsys):
         assert f"{word!r} is not a whole number from 1 to 100" in said[0]
 
 
-def test_what_has_no_upper_bound_says_none(refusal):
-    assert "'0' is not a whole number from 1 on" in refusal("--batch", "0")
+def test_large_bounds_are_written_as_people_write_them(refusal):
+    assert "'0' is not a whole number from 1 to 65,536" in refusal("--batch", "0")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"--seed {2**70}",
+        f"--seed {2**32}",
+        f"--datasetLen {2**63}",
+        f"--datasetLen 1{'0' * 30}",
+        "--d_ff 1000000000000",
+        "--d_model 65537",
+        "--batch 100000000",
+        "--epoch 100000000000",
+        "--number 101",
+        "--learning_rate 1e300",
+        "--num_workers 100000",
+        f"--test_sk {2**63}",
+        f"--part 1 {2**64}",
+        f"--expand 1{'0' * 5000}",
+    ],
+)
+def test_absurd_numbers_are_refused_with_their_range(words, refusal):
+    said = refusal(*words.split())
+    assert " from " in said and " to " in said and words.split()[0] in said
 
 
 # ---- a second method
@@ -1061,8 +1085,8 @@ def test_a_search_names_its_defaults_and_takes_many_sketches():
         ([], "task"),
         (["index", "--photos", "p"], "-l/--load, --out"),
         (["search"], "--gallery, --sketch, --out"),
-        ([*SEARCH, "-k", "0"], "'0' is not a whole number from 1 on"),
-        ([*SEARCH, "-k", "al"], "'al' is not a whole number from 1 on"),
+        ([*SEARCH, "-k", "0"], "'0' is not a whole number from 1 to 1,000,000,000"),
+        ([*SEARCH, "-k", "al"], "'al' is not a whole number from 1 to 1,000,000,000"),
         ([*SEARCH, "--shortlist", "5"], "-r rerank scores: -r is sa"),
         ([*SEARCH, "--clean", "maybe"], "invalid choice: 'maybe'"),
         ([*SEARCH, "--tokens"], "'--tokens' is no option; --help lists them all"),

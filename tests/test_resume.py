@@ -191,6 +191,52 @@ def test_what_auto_became_may_not_change_with_the_machine(data, tmp_path, monkey
     assert run(data, tmp_path, *more, "--amp", "bf16", "--epoch", "2", "--resume") == 0
 
 
+# ---- a damaged checkpoint
+
+
+def _first_moment(checkpoint):
+    return checkpoint["optimizer"]["state"][0]
+
+
+DAMAGES = {
+    "optimizer": lambda c: c.pop("optimizer"),
+    "options": lambda c: c.update(options=[1]),
+    "seed is": lambda c: c["options"].update(seed=torch.ones(2)),
+    "draws": lambda c: c.update(draws=10**8),
+    "optimizer.state has no 0": lambda c: c["optimizer"]["state"].pop(0),
+    "exp_avg is": lambda c: _first_moment(c).update(exp_avg=torch.ones(1)),
+    "exp_avg_sq is": lambda c: _first_moment(c)["exp_avg_sq"].fill_(float("nan")),
+    "those of this model": lambda c: c["optimizer"]["param_groups"].pop(),
+    "not finite": lambda c: c["model"]["tokenizer.vit.norm.bias"].fill_(float("inf")),
+    "has no step": lambda c: c.pop("step"),
+}
+
+
+@pytest.mark.parametrize("said", DAMAGES)
+def test_resuming_from_a_damaged_checkpoint_is_one_sentence(data, finished, tmp_path, said):
+    checkpoint = load_file(finished / LAST)
+    DAMAGES[said](checkpoint)
+    torch.save(checkpoint, tmp_path / LAST)
+    with pytest.raises(InputError, match=said) as error:
+        run(data, tmp_path, *FINISHED, "--resume")
+    assert str(error.value).startswith(str(tmp_path / LAST))
+
+
+def test_the_average_is_checked_too(data, tmp_path):
+    more = ["--ema", "0.5", "--epoch", "1"]
+    run(data, tmp_path, *more)
+    whole = load_file(tmp_path / LAST)
+    first = next(name for name, tensor in whole["average"].items() if tensor.is_floating_point())
+    for average, said in (
+        (None, "missing"),
+        ({**whole["average"], first: torch.ones(1)}, "misshapen"),
+        ({**whole["average"], first: whole["average"][first] * float("nan")}, "not finite"),
+    ):
+        torch.save({**whole, "average": average}, tmp_path / LAST)
+        with pytest.raises(InputError, match=rf"{LAST}: average: .*{said}"):
+            run(data, tmp_path, *more, "--resume")
+
+
 # ---- in parts as in a piece
 
 

@@ -101,8 +101,8 @@ def test_after_such_a_loss_a_run_goes_on_from_before(data, tmp_path, monkeypatch
 
 
 def test_a_learning_rate_beyond_reason_ends_so(data, tmp_path):
-    with pytest.raises(InputError, match=r"step 2: the loss .* is no longer finite"):
-        run(data, tmp_path, *QUICK, "--learning_rate", "1e30")
+    with pytest.raises(InputError, match=r"step 3: the loss .* is no longer finite"):
+        run(data, tmp_path, *QUICK, "--learning_rate", "100", "--new_rate", "1e6")
     assert (tmp_path / NOT_FINITE).is_file()
     last = load_file(tmp_path / LAST)
     assert (last["epoch"], last["step"]) == (0, 0) and all_finite(tmp_path)

@@ -20,12 +20,16 @@ from training.batches import EpochSampler, build_batches
 from training.errors import explain_error
 from training.loop import Hooks, NonFiniteLossError, train_one_epoch
 from training.optimizer import Average, build_optimizer
+from training.state import REMEDY, load_moments
 from utils.board import Board
+from utils.checkpoints import load_strictly
 from utils.distributed import gather_objects, running_on, wait_for_all
 from utils.errors import InputError
 from utils.logs import duration, log
+from utils.memory import machine_memory
 from utils.precision import flushed_denormals, tf32, trainable
 from utils.run_folder import BEST, LAST, RunFolder
+from utils.schema import check, table, whole
 from utils.seeds import seed_everything, seed_step
 from utils.signals import StopSignals, leave_signals_to_main
 from utils.world import rank, world_size
@@ -86,6 +90,7 @@ class Run:
         self.save_minutes, self.tensorboard = save_minutes, tensorboard
         self.preprocessing = Preprocessing(**method.inputs)
         settings = self.settings
+        _check_memory(settings, self.preprocessing.size)
         self.sampler = EpochSampler(
             settings.draws_an_epoch, settings.batch, rank(), world_size(), settings.accumulate
         )
@@ -149,9 +154,9 @@ class Run:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the content of a last checkpoint.
+        """Go on from a last checkpoint that check_state() has let pass.
 
-        Raises InputError where --batch has changed and a step would take another number of draws.
+        Raises InputError where it does not fit, or a step has other draws now.
         """
         then, now = state["options"]["batch"], self.settings.batch
         draws, draws_now = then * state["processes"], now * world_size()
@@ -166,9 +171,11 @@ class Run:
                 "draws. Training goes on with the next draw.",
                 *(state["processes"], then, world_size(), now),
             )
-        self.optimizer.load_state_dict(state["optimizer"])
+        source = self.folder.path / LAST
+        check(state, table({"draws": whole(0, self.settings.draws_an_epoch)}), source, REMEDY)
+        load_moments(self.optimizer, state["optimizer"], source)
         if self.average:
-            self.average.load_state_dict(state["average"])
+            load_strictly(self.average, state["average"] or {}, f"{source}: average")
         self.epoch, self.step, self.draws = state["epoch"], state["step"], state["draws"]
         self.best, self.seconds_before = state["best"], state["seconds"]
         self.losses = state.get("losses", {})  # which older checkpoints lack
@@ -281,7 +288,8 @@ class Run:
                 metrics = validate(self.best_method)
         except KeyboardInterrupt:
             return False
-        better = not (metrics and self.best) or metrics["map_all"] > self.best["map_all"]
+        former = (self.best or {}).get("map_all")
+        better = not metrics or former is None or metrics["map_all"] > former
         if self.board and metrics:
             shown = {f"validation/{name}": value for name, value in metrics.items()}
             self.board.add((self.epoch + 1) * self.step, shown)
@@ -372,3 +380,16 @@ class Run:
         except InputError as refused:
             return InputError(f"{error} {refused}")
         return InputError(f"{error} Losses and files: {self.folder.path / NOT_FINITE}.")
+
+
+def _check_memory(settings: TrainingSettings, size: int) -> None:
+    """Raise InputError where the images of a step cannot be in memory. size: of an image, in px."""
+    of_draw = 4 if settings.draws == "triplets" else 2 * settings.per_class
+    images = settings.accumulate * settings.batch * of_draw
+    needed = images * 3 * size**2 * (1 + 4)  # as bytes, and as numbers
+    if needed > machine_memory():
+        raise InputError(
+            f"a step of {images:,} images takes {needed / 1e9:,.0f} GB for these alone, and this "
+            f"machine has {machine_memory() / 1e9:,.0f} GB. Lower --batch, --per_class or "
+            "--accumulate."
+        )

@@ -49,8 +49,8 @@ class Option:
         words = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
         text = words[self.type]
         if self.least != -math.inf:
-            text += f" from {self.least:g} "
-            text += "on" if self.most == math.inf else f"to {self.most:g}"
+            text += f" from {self.least:,} "
+            text += "on" if self.most == math.inf else f"to {self.most:,}"
         return text if self.excluded is None else f"{text} and not {self.excluded:g}"
 
     def spellings(self, name: str) -> list[str]:
@@ -125,9 +125,9 @@ class Option:
         return f"(default {shown})"
 
 
-def count(default: int | None, help: str, least: int = 1, **facts) -> Option:
-    """A whole number from `least` on."""
-    return Option(default, help, kind=int, least=least, **{"metavar": "N", **facts})
+def count(default: int | None, help: str, least: int = 1, most: int = 10**9, **facts) -> Option:
+    """A whole number from `least` to `most`."""
+    return Option(default, help, kind=int, least=least, most=most, **{"metavar": "N", **facts})
 
 
 def text(default: str | None, help: str, metavar: str, **facts) -> Option:

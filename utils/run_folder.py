@@ -11,6 +11,7 @@ from utils.errors import InputError
 from utils.files import TEMPORARY, append_lines, reason, written_whole
 from utils.logs import log, write_json
 from utils.run_lock import OWNER, RunLock
+from utils.unreadable import check_name
 
 LAST, BEST = "last_checkpoint.pth", "best_checkpoint.pth"
 RUN, METRICS, LOG, CURVES = "run.json", "metrics.jsonl", "train.log", "curves.png"
@@ -42,6 +43,9 @@ class RunFolder:
 
         Raises InputError where it holds a run, or none to resume, or another run writes there.
         """
+        check_name(self.path / LAST)
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file, not a folder. Name another with --save.")
         self._check(resume)
         if not self.writes:
             return self

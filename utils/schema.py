@@ -68,6 +68,7 @@ def of_type(types: type | tuple[type, ...], allowed: str) -> Schema:
 
 TEXT, TRUTH = of_type(str, "text"), of_type(bool, "true or false")
 ANYTHING = of_type(object, "anything")
+PLAIN = of_type((bool, int, float, str, list, tuple, dict, type(None)), "a plain value")
 _LIST, _TABLE = of_type(list | tuple, "a list"), of_type(Mapping, "a table of names and values")
 
 

@@ -12,9 +12,19 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from model.zse.settings import ZSESettings
-from utils.checkpoints import load_file, load_strictly, plain_state, save_atomically
+from utils.checkpoints import (
+    load_file,
+    load_strictly,
+    save_atomically,
+    split_prefix,
+    weights_in,
+    without_prefix,
+)
 from utils.errors import InputError, run_script
 from utils.files import check_folder
+from utils.logs import log
+from utils.schema import ANYTHING, TEXT, check, maybe, named, number, of_type, one_of, table, whole
+from utils.unreadable import listed
 
 # Ours on the left; a digit in braces is the same number on both sides.
 _TOKENIZER = {
@@ -53,14 +63,28 @@ _RELATION = {"relation.reduce.": "conv2d."} | {
 }
 NAMES = _TOKENIZER | _SCALE_STEM | _CROSS_ATTENTION | _RELATION
 
+TENSORS = named(of_type(Tensor, "a tensor"))
+OURS = table(
+    {
+        "method": one_of(ZSESettings.method),
+        "settings": table({"downsampling": TEXT, "keep_rate": number()}),
+        "model": TENSORS,
+        "epoch": maybe(whole(0)),
+    }
+)
+"""Of a checkpoint of ours, what to_published() reads."""
 METRICS = ("map_all", "precision_100")  # of the validation that chose the checkpoint
 UNUSED = "ca.encoder.layers."  # in every published file, read by no computation
 BACKBONE = "sa.model."  # pretrained files leave this out
+CLASS_TOKEN = f"{BACKBONE}cls"
 OURS_ALONE = {
     "shortcut": "the relation network's shortcut",
     "whitening": "whitened retrieval tokens",
 }
-CLASSIFIERS = ("mlp_head.", "head.")  # ImageNet's, in published and in timm files
+NOT_OF_BACKBONE = (
+    *("mlp_head.", "head.", "head_dist.", "pre_logits."),  # classifiers of published and timm files
+    *("decoder", "mask_token", "masked_embed"),  # what MAE and iBOT were pretrained with
+)
 
 _VIT_BY_WIDTH_AND_DEPTH = {
     (192, 12): "vit_tiny_patch16_224",
@@ -87,22 +111,22 @@ def from_published(content: Mapping, source: str, wanted: Mapping) -> dict | Non
     tensor, and `vit` is needed where the shapes are those of no ViT known by name. None for what
     is no published checkpoint; InputError for a damaged one.
     """
-    state = content.get("model", content)
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+    state = weights_in(content, source)
+    if not any(str(name).endswith(CLASS_TOKEN) for name in state):
         return None
-    state = plain_state(state)
-    if not any(name.startswith(BACKBONE) for name in state):
-        return None
+    check(state, TENSORS, source, "Download it again.")
+    state = without_prefix(state, CLASS_TOKEN, source)
     settings = _settings_from_shapes(state, source, wanted.get("vit"))
     settings["heads"] = wanted.get("heads", ZSESettings.heads)
     ours = {to_ours(n): t for n, t in state.items() if not n.startswith(UNUSED)}
-    metrics = {n: float(content[n]) for n in METRICS if content.get(n) is not None}
+    found = {name: _number(content.get(name)) for name in ("epoch", *METRICS)}
+    metrics = {name: found[name] for name in METRICS if found[name] is not None}
     return {
         "format": 0,
         "method": ZSESettings.method,
         "settings": settings,
         "model": ours,
-        "epoch": int(content["epoch"]) if "epoch" in content else None,
+        "epoch": None if found["epoch"] is None else int(found["epoch"]),
         "classes": None,
         "metrics": metrics,
         **metrics,
@@ -142,17 +166,12 @@ def to_published(checkpoint: Mapping) -> dict:
 def backbone_from_file(tokenizer: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Pretrained weights into a tokenizer: published names (with or without `sa.model.`) or timm's.
 
-    Classifiers are left out. Where the scale stem is absent, Tokenizer.start_unharmed follows.
+    They may have a prefix. Classifiers and decoders are left out. Where the scale stem is absent,
+    Tokenizer.start_unharmed follows.
     """
-    whole = "format" in state
-    for wrapper in ("model", "state_dict"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    state = plain_state(state)
-    whole |= "sa.model.cls" in state and any(not name.startswith(BACKBONE) for name in state)
-    if whole:
-        raise InputError(f"{source}: is a whole checkpoint; start from it with --load.")
-    state = {n: t for n, t in state.items() if not n.startswith(CLASSIFIERS)}
+    state, others = _backbone_in(state, source)
+    if others:
+        log.info("%s: left out what is not of the backbone: %s", source, listed(others))
     if "pos_embedding" in state:
         state = {BACKBONE + n: t for n, t in state.items()}
     if BACKBONE + "pos_embedding" in state:
@@ -163,6 +182,27 @@ def backbone_from_file(tokenizer: nn.Module, state: Mapping[str, Tensor], source
     load_strictly(tokenizer, state, source, may_miss=["scale_stem."])
     if not any(name.startswith("scale_stem.") for name in state):
         tokenizer.start_unharmed()
+
+
+def _backbone_in(content: Mapping, source: str) -> tuple[dict, list[str]]:
+    """The tensors of a backbone as its author named them, and the names of others."""
+    state = weights_in(content, source)
+    check(state, named(ANYTHING), source, "Download it again.")
+    published = without_prefix(state, CLASS_TOKEN, source)
+    whole = CLASS_TOKEN in published and any(not n.startswith(BACKBONE) for n in published)
+    if whole or "format" in content or any("tokenizer.vit." in name for name in state):
+        raise InputError(f"{source}: is a whole checkpoint; start from it with --load.")
+    others: dict = {}
+    for known in (f"{BACKBONE}pos_embedding", "pos_embedding", "pos_embed"):
+        if not others:
+            state, others = split_prefix(state, known, source)
+    if any(name.endswith("dist_token") for name in state):
+        raise InputError(
+            f"{source}: is a distilled DeiT, whose network has one token more (dist_token). Take "
+            "the file of DeiT without distillation."
+        )
+    left_out = [name for name in state if name.startswith(NOT_OF_BACKBONE)]
+    return {n: t for n, t in state.items() if n not in left_out}, [*others, *left_out]
 
 
 def _translate(name: str, names: Mapping[str, str]) -> str:
@@ -188,8 +228,13 @@ def _settings_from_shapes(state: Mapping[str, Tensor], source: str, vit: str | N
             f"{source}: looks like a published checkpoint, but has no tensor {error}. Download it "
             "again."
         ) from error
-    depth = len({n.split(".")[4] for n in state if n.startswith("sa.model.transformer.layers.")})
-    layers = len({n.split(".")[3] for n in state if n.startswith("ca.encoder.layer1.")})
+    except IndexError as error:
+        raise InputError(
+            f"{source}: looks like a published checkpoint, but its tensors have other shapes. "
+            "Download it again."
+        ) from error
+    depth = _count(state, "sa.model.transformer.layers.")
+    layers = _count(state, "ca.encoder.layer1.")
     vit = _VIT_BY_WIDTH_AND_DEPTH.get((width, depth), vit)
     if vit is None:
         raise InputError(
@@ -207,14 +252,28 @@ def _settings_from_shapes(state: Mapping[str, Tensor], source: str, vit: str | N
     }
 
 
+def _number(value: object) -> float | None:
+    """What a foreign file says of its training, as a finite number; None for what is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: of odd tensors
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _count(state: Mapping[str, Tensor], beginning: str) -> int:
+    """How many layers there are, whose names begin so."""
+    found = [name for name in state if name.startswith(beginning)]
+    return len({name.removeprefix(beginning).split(".")[0] for name in found})
+
+
 def _main() -> None:
     """Write a checkpoint of ours with the published names."""
     if len(sys.argv) != 3:
         raise InputError("usage: python -m model.zse.published OURS THEIRS")
     ours, theirs = Path(sys.argv[1]), Path(sys.argv[2])
     checkpoint = load_file(ours)
-    if checkpoint.get("method") != ZSESettings.method:
-        raise InputError(f"{ours}: is not a ZSE-SBIR checkpoint of ours.")
+    check(checkpoint, OURS, ours, "The file is not a ZSE-SBIR checkpoint of ours.")
     check_folder(theirs, "THEIRS")
     save_atomically(to_published(checkpoint), theirs)
     print(f"wrote {theirs}")

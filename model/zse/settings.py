@@ -15,6 +15,7 @@ class ZSESettings(TrainingSettings):
 
     method: ClassVar[str] = "zse_sbir"
     former: ClassVar[tuple[str, ...]] = ("classes", "distillation_weight")
+    newer: ClassVar[tuple[str, ...]] = ("shortcut", "whitening")
 
     vit: str = setting(
         "vit_base_patch16_224",
@@ -28,6 +29,7 @@ class ZSESettings(TrainingSettings):
         "width of the tokens; must be the ViT's (default: the ViT's; 768 for ViT-B)",
         kind=int,
         least=1,
+        most=65536,
         flag="d_model",
         published=True,
         rebuilds=True,
@@ -38,6 +40,7 @@ class ZSESettings(TrainingSettings):
         "hidden width of the cross-attention's network (default: 4/3 of d_model; 1024 for ViT-B)",
         kind=int,
         least=1,
+        most=65536,
         flag="d_ff",
         published=True,
         rebuilds=True,
@@ -47,6 +50,7 @@ class ZSESettings(TrainingSettings):
         8,
         "heads of the cross-attention",
         least=1,
+        most=65536,
         flag="head",
         published=True,
         rebuilds=True,
@@ -56,6 +60,7 @@ class ZSESettings(TrainingSettings):
         1,
         "layers of the cross-attention",
         least=1,
+        most=100,
         flag="number",
         published=True,
         rebuilds=True,
@@ -67,6 +72,7 @@ class ZSESettings(TrainingSettings):
         "(default: a quarter, 49 of 196)",
         kind=int,
         least=1,
+        most=65536,
         flag="anchor_number",
         short="a",
         published=True,
@@ -106,12 +112,14 @@ class ZSESettings(TrainingSettings):
         2.0,
         "weight of the triplet loss of the retrieval tokens after cross-attention",
         least=0,
+        most=10**6,
         metavar="W",
     )
     relation_weight: float = setting(
         4.0,
         "weight of the loss of the relation network, which -r rn compares by",
         least=0,
+        most=10**6,
         metavar="W",
     )
     relation_loss: str = setting(
@@ -125,6 +133,7 @@ class ZSESettings(TrainingSettings):
         "weight of the class-wise contrastive loss between the retrieval tokens before "
         "cross-attention, which -r sa compares",
         least=0,
+        most=10**6,
         metavar="W",
     )
     temperature: float = setting(
@@ -140,6 +149,7 @@ class ZSESettings(TrainingSettings):
         0.0,
         "weight of the cross-entropy of the seen classes, predicted from those same tokens",
         least=0,
+        most=10**6,
         metavar="W",
     )
     dropout: float = setting(

@@ -1,5 +1,6 @@
 """Pretrained weights into the tokenizer: which files are accepted, and that they still compute."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -41,6 +42,124 @@ def test_starts_unharmed_from_a_wrapped_file(wrapper, tmp_path, timm_vit, draw_i
     state = {f"module.{name}": tensor for name, tensor in vit.state_dict().items()}
     torch.save({wrapper: state, "epoch": 3}, tmp_path / "file.pth")
     _assert_computes_the_same(_load_pretrained(tmp_path / "file.pth"), vit, draw_images(2))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "_orig_mod.model.", "module._orig_mod.", "backbone.", "net.encoder."]
+)
+def test_starts_unharmed_from_names_with_a_prefix(prefix, tmp_path, timm_vit, draw_images, caplog):
+    """As torch.compile and Lightning write them, here beside a projection head."""
+    vit = timm_vit()
+    state = {f"{prefix}{name}": tensor for name, tensor in vit.state_dict().items()}
+    state["projector.weight"] = torch.ones(3)
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2"}, tmp_path / "file.pth")
+    with caplog.at_level("INFO"):
+        method = _load_pretrained(tmp_path / "file.pth")
+    _assert_computes_the_same(method, vit, draw_images(2))
+    assert "left out what is not of the backbone: projector.weight" in caplog.text
+
+
+def test_starts_unharmed_from_a_masked_autoencoder(tmp_path, timm_vit, draw_images):
+    vit = timm_vit()
+    decoder = {"mask_token": torch.ones(1, 1, 9), "decoder_pos_embed": torch.ones(1, 101, 9)}
+    decoder["decoder_blocks.0.norm1.weight"] = torch.ones(9)
+    torch.save({"model": vit.state_dict() | decoder}, tmp_path / "file.pth")
+    _assert_computes_the_same(_load_pretrained(tmp_path / "file.pth"), vit, draw_images(2))
+
+
+def test_a_distilled_network_is_refused_with_what_to_take(tmp_path, timm_vit):
+    state = timm_vit().state_dict() | {"dist_token": torch.ones(1, 1, 64)}
+    torch.save({"model": state}, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=r"distilled DeiT.*without distillation\."):
+        _load_pretrained(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_student_and_its_teacher_are_named(apart, tmp_path, timm_vit):
+    state = timm_vit().state_dict()
+    both = {name: {f"backbone.{n}": t for n, t in state.items()} for name in ("student", "teacher")}
+    if not apart:
+        both = {f"{name}.{n}": t for name, tensors in both.items() for n, t in tensors.items()}
+    torch.save(both, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=r"several networks: student.*teacher"):
+        _load_pretrained(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value, tmp_path, timm_vit):
+    state = timm_vit().state_dict()
+    state["blocks.2.norm1.bias"][3] = value
+    torch.save(state, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=r"the tensor vit\.blocks\.2\.norm1\.bias holds numbers"):
+        _load_pretrained(tmp_path / "file.pth")
+
+
+# ---- Google's .npz
+
+
+def _as_googles(vit: nn.Module) -> dict[str, np.ndarray]:
+    """The names and shapes of Google's own files."""
+    state = {name: tensor.numpy() for name, tensor in vit.state_dict().items()}
+    heads, width = vit.blocks[0].attn.num_heads, vit.embed_dim
+    found = {
+        "cls": state["cls_token"],
+        "embedding/kernel": state["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
+        "Transformer/encoder_norm/scale": state["norm.weight"],
+        "Transformer/encoder_norm/bias": state["norm.bias"],
+        "head/kernel": np.zeros((width, 10), np.float32),
+    }
+    for number in range(len(vit.blocks)):
+        ours, theirs = f"blocks.{number}.", f"Transformer/encoderblock_{number}/"
+        for norm, name in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_2")):
+            found[f"{theirs}{name}/scale"] = state[f"{ours}{norm}.weight"]
+            found[f"{theirs}{name}/bias"] = state[f"{ours}{norm}.bias"]
+        attention = f"{theirs}MultiHeadDotProductAttention_1/"
+        weights = np.split(state[f"{ours}attn.qkv.weight"], 3)
+        biases = np.split(state[f"{ours}attn.qkv.bias"], 3)
+        for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+            found[f"{attention}{name}/kernel"] = weight.T.reshape(width, heads, -1)
+            found[f"{attention}{name}/bias"] = bias.reshape(heads, -1)
+        out = state[f"{ours}attn.proj.weight"].T.reshape(heads, -1, width)
+        found[f"{attention}out/kernel"] = out
+        found[f"{attention}out/bias"] = state[f"{ours}attn.proj.bias"]
+        for i in (0, 1):
+            dense = f"{theirs}MlpBlock_3/Dense_{i}/"
+            found[f"{dense}kernel"] = state[f"{ours}mlp.fc{i + 1}.weight"].T
+            found[f"{dense}bias"] = state[f"{ours}mlp.fc{i + 1}.bias"]
+    return found
+
+
+def test_starts_unharmed_from_googles_own_file(tmp_path, timm_vit, draw_images):
+    vit = timm_vit(num_classes=0)
+    np.savez(tmp_path / "B_16.npz", **_as_googles(vit))
+    _assert_computes_the_same(_load_pretrained(tmp_path / "B_16.npz"), vit, draw_images(2))
+
+
+def test_googles_file_of_another_vit_is_refused_with_its_measures(tmp_path, timm_vit):
+    arrays = _as_googles(timm_vit(num_classes=0))
+    less = {name: array for name, array in arrays.items() if "block_5" not in name}
+    np.savez(tmp_path / "B_16.npz", **less)
+    with pytest.raises(InputError, match="holds a ViT of 5 blocks, width 64 and patches of 16 px"):
+        _load_pretrained(tmp_path / "B_16.npz")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "lacking", "objects", "others"])
+def test_a_damaged_file_of_google_is_one_sentence(damage, tmp_path, timm_vit):
+    arrays, path = _as_googles(timm_vit(num_classes=0)), tmp_path / "B_16.npz"
+    if damage == "lacking":
+        del arrays["Transformer/encoderblock_3/MlpBlock_3/Dense_0/bias"]
+    if damage == "objects":
+        arrays["cls"] = np.array([print, None], dtype=object)
+    if damage == "others":
+        arrays = {"a": np.zeros(3)}
+    np.savez(path, **arrays)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= damage == "flipped"
+    path.write_bytes({"cut": content[:-9], "text": b"text"}.get(damage, content))
+    with pytest.raises(InputError, match=r"B_16\.npz: cannot be read as a checkpoint: it is "):
+        _load_pretrained(path)
 
 
 def test_a_file_with_a_scale_stem_is_loaded_as_it_is(tmp_path, build_small, as_downloaded):

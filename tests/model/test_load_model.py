@@ -266,6 +266,7 @@ def test_what_is_saved_of_a_method_rebuilds_it(training, tmp_path, build_small):
     assert left_out == {
         name for name in method.state_dict() if name.startswith(TRAINING_ONLY) and not training
     }
+    content |= {"epoch": 3, "classes": ["cat", "dog"]}  # which the run adds
     torch.save(content, tmp_path / "file.pth")
     checkpoint = read_checkpoint(tmp_path / "file.pth")
     loaded = _train_on(checkpoint, method.settings, classes=3, resumed=training)
@@ -292,7 +293,7 @@ def test_a_file_cannot_run_code(zipped, tmp_path, build_small, as_downloaded):
     content = {**as_downloaded(build_small()), "note": _Malicious(tmp_path / "made")}
     path = tmp_path / "file.pth"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match="cannot be read as a checkpoint"):
+    with pytest.raises(InputError, match=r"holds posix\.mkdir, which is neither"):
         load_model(path, wanted=SMALL)
     assert not (tmp_path / "made").exists()
 

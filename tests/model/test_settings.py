@@ -15,8 +15,8 @@ from model.zse.settings import ZSESettings
 from utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-COUNTS = ([1, 15, 10**6], [0, -3, 1.5, math.nan, "7", None])
-WEIGHTS = ([0, 0.25, 1000], [-1e-9, math.nan, math.inf, -math.inf, "one", None, True])
+COUNTS = ([1, 15, 100], [0, -3, 10**12, 2**63, 1.5, math.nan, "7", None])
+WEIGHTS = ([0, 0.25, 100], [-1e-9, 1e300, math.nan, math.inf, -math.inf, "one", None, True])
 SHARES = ([0, 0.25, 1], [-1e-9, 1.000001, math.nan, "all", None])
 SWITCHES = ([True, False], [0, 1, "on", None])
 OF_TRAINING = {  # field: values that it accepts, the bounds among them, and values that it refuses
@@ -93,17 +93,19 @@ def test_what_is_out_of_bounds_is_refused_in_a_sentence(kind, name, accepted, re
 
 @pytest.mark.parametrize("value", [True, False])
 def test_on_and_off_are_no_numbers(value):
-    with pytest.raises(InputError, match=f"--epoch {value}: is not a whole number from 1 on"):
+    with pytest.raises(
+        InputError, match=f"--epoch {value}: is not a whole number from 1 to 1,000,000"
+    ):
         TrainingSettings(epochs=value)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("epochs", 0, "--epoch 0: is not a whole number from 1 on."),
+        ("epochs", 0, "--epoch 0: is not a whole number from 1 to 1,000,000."),
         ("own_photo", 2, "--own_photo 2: is not a number from 0 to 1."),
         ("layer_decay", 0, "--layer_decay 0: is not a number from 0 to 1 and not 0."),
-        ("clip", -1.0, "--clip -1.0: is not a number from 0 on."),
+        ("clip", -1.0, "--clip -1.0: is not a number from 0 to 1,000,000,000."),
         ("tf32", "on", "--tf32 'on': is not True or False."),
         ("amp", "fp16", "--amp 'fp16': is not one of auto, off, bf16."),
     ],

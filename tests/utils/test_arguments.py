@@ -75,7 +75,8 @@ def test_what_an_option_accepts_by_hand(option, accepted, refused):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (count(5, ""), "a whole number from 1 on"),
+        (count(5, ""), "a whole number from 1 to 1,000,000,000"),
+        (Option(5, "", least=1), "a whole number from 1 on"),
         (Option(5, "", least=0, most=3), "a whole number from 0 to 3"),
         (SHARE, "a number from 0 to 1 and not 0"),
         (Option(1.0, ""), "a number"),
@@ -217,7 +218,7 @@ def test_a_table_with_a_title_has_a_heading_in_the_help():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--batch", "0"], "argument --batch: '0' is not a whole number from 1 on"),
+        (["--batch", "0"], "argument --batch: '0' is not a whole number from 1 to "),
         (["--share", "2"], "argument --share: '2' is not a number from 0 to 1 and not 0"),
         (["-r", "cosine"], "argument -r/--mode: invalid choice: 'cosine' (choose from"),
         (["--batch"], "argument --batch: expected one argument"),

@@ -1,11 +1,16 @@
 """Checkpoints: written whole or not at all, read without trusting them, loaded strictly."""
 
+import argparse
+import decimal
 import io
+import math
 import os
 import pickle
 import shutil
+import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from utils.checkpoints import load_file, load_strictly, plain_state, save_atomically
+from utils.checkpoints import (
+    load_file,
+    load_strictly,
+    save_atomically,
+    split_prefix,
+    weights_in,
+    without_prefix,
+)
 from utils.errors import InputError
 
 CONTENT = {"model": {"weight": torch.arange(6.0).view(2, 3)}, "epoch": 3, "best": None}
@@ -225,11 +237,180 @@ def test_numpy_scalars_are_read_under_the_old_and_the_new_name(tmp_path, module)
     assert load_file(tmp_path / "renamed.pth") == SCALARS
 
 
+HARMLESS = {
+    "namespace": argparse.Namespace(lr=0.1, out=Path("a") / "b"),
+    "simple": types.SimpleNamespace(a=1),
+    "path": Path("/data") / "run",
+    "array": np.arange(6.0).reshape(2, 3),
+    "columns": np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
+    "single": np.array(0.7),
+    "texts": np.array(["a", "bc"]),
+    "none": np.array([], dtype=np.int64),
+    "dtype": np.dtype("float32"),
+    "torch dtype": torch.float16,
+    "size": torch.Size([2, 3]),
+    "ordered": OrderedDict(a=1),
+    "default": defaultdict(list, a=[1]),
+    "text": np.str_("a"),
+    "complex": np.complex64(1 + 2j),
+    "set": {1, 2},
+    "bytes": b"abc",
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_objects_are_read(name, zipped, tmp_path):
+    content, file = {"model": {"a": torch.ones(2)}, name: HARMLESS[name]}, tmp_path / "file.pth"
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    found = load_file(file)
+    assert torch.equal(found["model"]["a"], torch.ones(2))
+    if isinstance(HARMLESS[name], np.ndarray):
+        np.testing.assert_array_equal(found[name], HARMLESS[name])
+    else:
+        assert str(found[name]) == str(HARMLESS[name]) or found[name] == HARMLESS[name]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (decimal.Decimal("1.5"), "decimal.Decimal"),
+        (np.datetime64("2020-01-01"), ""),
+        (np.array([None, object()]), ""),
+    ],
+    ids=["module", "class", "date", "objects"],
+)
+def test_other_objects_are_named_and_no_advice_is_unsafe(zipped, value, named, tmp_path):
+    file = tmp_path / "file.pth"
+    torch.save({"model": value}, file, _use_new_zipfile_serialization=zipped)
+    said = fails_naming(file)
+    assert named in said and len(said) < 500 + len(str(file))
+    for word in ("weights_only", "add_safe_globals", "\x1b", "\n", "allowlist"):
+        assert word not in said
+
+
+def test_terminal_codes_in_the_name_of_a_class_are_made_visible(tmp_path):
+    torch.save({"model": decimal.Decimal(1)}, tmp_path / "ours.pth")
+    _rewrite(tmp_path / "ours.pth", tmp_path / "evil.pth", {b"cdecimal": b"c\x1b[2J\x07"})
+    said = fails_naming(tmp_path / "evil.pth")
+    assert said.isprintable() and r"\x1b[2J" in said
+
+
+def _rewrite(file, new, parts):
+    """Replace bytes in each record of a zip file, with the right checksums."""
+    with zipfile.ZipFile(file) as former, zipfile.ZipFile(new, "w") as written:
+        for name in former.namelist():
+            content = former.read(name)
+            for part, other in parts.items():
+                content = content.replace(part, other)
+            written.writestr(name, content)
+
+
+# ---- what is no checkpoint, or a damaged one
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"\0" * 5000, "full of zeros"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n <!DOCTYPE html><html>", "web page"),
+        (b"\x1f\x8b\x08\0\0\0", "packed with gzip"),
+        (b"{'epoch': 1}\n" * 100, "text file"),
+        ("größer\n".encode() * 1000, "text file"),
+        (b"\x80\x04\x95\0\0", "pickle that torch.save did not write"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "no checkpoint"),
+    ],
+)
+def test_what_a_file_is_instead_is_said(content, said, suffix, tmp_path):
+    (tmp_path / f"file{suffix}").write_bytes(content)
+    assert said in fails_naming(tmp_path / f"file{suffix}")
+
+
+def test_a_folder_is_a_folder_and_its_checkpoints_are_named(tmp_path):
+    assert "is a folder" in fails_naming(tmp_path) and "holds none" in fails_naming(tmp_path)
+    for name in ("last_checkpoint.pth", "best_checkpoint.pth", "run.json"):
+        (tmp_path / name).touch()
+    said = fails_naming(tmp_path)
+    assert f"Name the file: {tmp_path / 'best_checkpoint.pth'} (also there: last_check" in said
+    assert "run.json" not in said
+
+
+def test_pipes_and_devices_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "no regular file" in fails_naming(tmp_path / "pipe.pth")
+    assert "no regular file" in fails_naming(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 4000, "a\0b"])
+def test_names_that_no_file_has_are_one_sentence(name, tmp_path):
+    with pytest.raises(InputError) as error:
+        load_file(tmp_path / name)
+    assert "cannot be opened" in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_loop_of_links_is_one_sentence(tmp_path):
+    (tmp_path / "a.pth").symlink_to(tmp_path / "a.pth")
+    assert "Too many levels" in fails_naming(tmp_path / "a.pth")
+
+
+def test_a_flipped_bit_in_a_tensor_is_noticed_which_torch_does_not(tmp_path):
+    content = bytearray(saved_bytes())
+    place = content.index(CONTENT["model"]["weight"].numpy().tobytes())
+    content[place + 2] ^= 1
+    (tmp_path / "file.pth").write_bytes(content)
+    loaded = torch.load(tmp_path / "file.pth", weights_only=True)["model"]["weight"]
+    assert not torch.equal(loaded, CONTENT["model"]["weight"])
+    assert "the checksum of" in fails_naming(tmp_path / "file.pth")
+
+
+def test_a_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(CONTENT, tmp_path / "file.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_file(tmp_path / "file.pth")["epoch"] == 3
+
+
+def test_a_packed_file_is_read_and_a_bomb_is_not(tmp_path):
+    torch.save({"a": torch.randn(100, 100), "b": b"0" * 10**7}, tmp_path / "ours.pth")
+    for name, length in (("packed.pth", 10), ("bomb.pth", 10**7)):
+        with zipfile.ZipFile(tmp_path / "ours.pth") as ours:
+            parts = {entry: ours.read(entry) for entry in ours.namelist()}
+        torch.save({"a": torch.randn(100, 100), "b": b"0" * length}, tmp_path / "new.pth")
+        with zipfile.ZipFile(tmp_path / "new.pth") as ours:
+            parts = {entry: ours.read(entry) for entry in ours.namelist()}
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as packed:
+            for entry, content in parts.items():
+                packed.writestr(entry, content)
+    assert load_file(tmp_path / "packed.pth")["b"] == b"0" * 10
+    assert "unpacks to" in fails_naming(tmp_path / "bomb.pth")
+
+
 def test_safetensors_are_read(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     assert torch.equal(load_file(tmp_path / "model.safetensors")["weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.SAFETENSORS", "a"])
+@pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
+def test_what_a_file_is_follows_from_its_content(form, name, tmp_path):
+    from safetensors.torch import save
+
+    state = {"weight": torch.arange(3.0)}
+    if form == "safetensors":
+        (tmp_path / name).write_bytes(save(state))
+    else:
+        with open(tmp_path / name, "wb") as file:
+            torch.save(state, file, _use_new_zipfile_serialization=form == "zip")
+    assert torch.equal(load_file(tmp_path / name)["weight"], state["weight"])
 
 
 @pytest.mark.parametrize("keep", [0, 4, 20, -1])
@@ -294,6 +475,98 @@ def test_half_precision_is_loaded_into_full():
     assert module.weight.dtype == torch.float32 and (module.weight == 1).all()
 
 
-def test_prefix_of_data_parallel_is_removed_once():
-    state = {"module.module.weight": 1, "bias": 2, "my_module.bias": 3}
-    assert plain_state(state) == {"module.weight": 1, "bias": 2, "my_module.bias": 3}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_numbers_of_any_kind_are_loaded(dtype):
+    module = nn.Linear(2, 2)
+    load_strictly(module, {n: torch.ones_like(t).to(dtype) for n, t in _state()}, "file")
+    assert module.weight.dtype == torch.float32 and (module.weight == 1).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_not_finite_is_named_and_nothing_is_copied(value, dtype):
+    module = nn.Linear(2, 2)
+    before = module.weight.clone()
+    state = {name: torch.ones_like(tensor).to(dtype) for name, tensor in _state()}
+    state["bias"][1] = value
+    with pytest.raises(InputError, match=r"^file: the tensor bias holds numbers that are not fin"):
+        load_strictly(module, state, "file")
+    assert torch.equal(module.weight, before)
+
+
+def test_numbers_too_large_for_the_network_are_not_finite_there():
+    state = {name: torch.full_like(t, 1e300, dtype=torch.float64) for name, t in _state()}
+    with pytest.raises(InputError, match="the tensor weight holds"):
+        load_strictly(nn.Linear(2, 2), state, "file")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2, 2, device="meta"),
+        torch.eye(2).to_sparse(),
+        torch.zeros(2, 2, dtype=torch.complex64),
+        torch.quantize_per_tensor(torch.zeros(2, 2), 0.1, 0, torch.qint8),
+    ],
+    ids=["meta", "sparse", "complex", "quantised"],
+)
+def test_tensors_of_another_make_are_named(tensor):
+    with pytest.raises(InputError, match="without plain real numbers: weight"):
+        load_strictly(nn.Linear(2, 2), {**dict(_state()), "weight": tensor}, "file")
+
+
+@pytest.mark.parametrize("value", [5, None, "text", [1.0], np.ones(2)])
+def test_what_is_no_tensor_is_named(value):
+    with pytest.raises(InputError, match=r"^file: bias is .*, and should be a tensor\."):
+        load_strictly(nn.Linear(2, 2), {**dict(_state()), "bias": value}, "file")
+
+
+def test_long_lists_of_names_are_cut():
+    module = nn.ModuleList(nn.Linear(1, 1) for _ in range(500))
+    with pytest.raises(
+        InputError, match=r"missing: 0\.weight, 0\.bias, 1\.weight and 997 more\."
+    ) as e:
+        load_strictly(module, {}, "file")
+    assert len(str(e.value)) < 200
+
+
+def _state():
+    return nn.Linear(2, 2).state_dict().items()
+
+
+# ---- prefixes and wrappers
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.", "net.backbone."]
+)
+def test_a_prefix_is_left_out(prefix):
+    state = {f"{prefix}a.weight": 1, f"{prefix}a.bias": 2, "other": 3, "my_a.weight": 4}
+    found, others = split_prefix(state, "a.weight", "file")
+    assert (found["a.weight"], found["a.bias"]) == (1, 2)
+    assert {**others, **found} == without_prefix(state, "a.weight", "file")
+    assert {"other", "my_a.weight"} <= without_prefix(state, "a.weight", "file").keys()
+
+
+def test_names_put_in_between_are_left_out():
+    state = {"a._orig_mod.weight": 1, "a._checkpoint_wrapped_module.b._fsdp_wrapped_module.c": 2}
+    assert without_prefix(state, "a.weight", "file") == {"a.weight": 1, "a.b.c": 2}
+
+
+def test_a_student_and_a_teacher_are_named():
+    state = {"student.a.weight": 1, "teacher.a.weight": 2}
+    with pytest.raises(InputError, match=r"^file: holds several networks: student\., teacher\."):
+        split_prefix(state, "a.weight", "file")
+    tensors = {"a": torch.ones(1)}
+    with pytest.raises(InputError, match=r"several networks: student, teacher\."):
+        weights_in({"student": tensors, "teacher": tensors, "epoch": 3}, "file")
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "network", "anything"])
+def test_the_weights_in_a_training_programs_file_are_found(key):
+    tensors, others = {"a": torch.ones(1)}, {"epoch": 3, "optimizer": {"state": {}, "groups": []}}
+    assert weights_in({**others, key: tensors}, "file") is tensors
+    assert weights_in(tensors, "file") is tensors
+    assert weights_in({"model_ema": tensors, "model": {"b": torch.ones(1)}}, "file") == {
+        "b": torch.ones(1)
+    }

@@ -48,6 +48,36 @@ def test_interruption_ends_with_the_shells_status(capsys):
     assert capsys.readouterr().err == "interrupted.\n"
 
 
+def test_letters_that_do_not_print_are_made_visible():
+    said = str(InputError("\x1b[31mred\x07\nphoto \udcff größer 画.jpg: no such file."))
+    assert said == r"\x1b[31mred\x07\nphoto \udcff größer 画.jpg: no such file."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7. TiB for an array with shape (10,)\nmore"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_memory_that_does_not_suffice_is_one_sentence(error):
+    def main():
+        raise error
+
+    said = ends_with(main)
+    assert said.startswith("error: the memory does not suffice (") and "\n" not in said
+
+
+def test_other_errors_of_torch_keep_their_traceback():
+    def main():
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError):
+        run_script(main)
+
+
 def test_a_fault_of_the_program_keeps_its_traceback():
     def main():
         raise KeyError("bug")

@@ -111,7 +111,9 @@ def test_a_run_that_ends_while_another_opens_its_folder_is_not_written_over(tmp_
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(InputError, match=rf"{path}: cannot be written \(.*(exists|directory)"):
+        with pytest.raises(
+            InputError, match=rf"{path}: (is a file, not|cannot be written \(.*directory)"
+        ):
             RunFolder(path, writes=True).open(resume=False)
 
 
