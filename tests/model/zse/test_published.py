@@ -180,14 +180,15 @@ def test_a_damaged_file_is_refused_with_the_tensor_that_it_lacks(build_small, ch
 
 
 @pytest.fixture
-def refusal(monkeypatch):
+def refusal(monkeypatch, capsys):
     """A function that runs the converter in this process, where it refuses: the sentence."""
 
     def run(*arguments) -> str:
         monkeypatch.setattr(sys, "argv", ["published.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             run_script(published._main)
-        said = ended.value.code  # a text: Python prints it and exits with status 1
+        said = capsys.readouterr().err
+        assert ended.value.code == 1
         assert said.startswith("error: ") and len(said.splitlines()) == 1
         return said
 
