@@ -71,9 +71,13 @@ class Ties:
         return (self.originals != numbers).nonzero()[:, 0]
 
     def level(self, rows: Tensor) -> Tensor:
-        """Give identical photos one row (G, ...), in place."""
-        if len(self.copies):
-            rows[self.copies] = rows[self.originals[self.copies]]
+        """Give identical photos one row (G, ...), in place. On CPUs numpy is many times faster."""
+        originals = self.originals[self.copies]
+        if rows.device.type == "cpu":
+            array = rows.numpy()
+            array[self.copies.numpy()] = array[originals.numpy()]
+        else:
+            rows[self.copies] = rows[originals]
         return rows
 
 
