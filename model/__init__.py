@@ -22,7 +22,7 @@ CHECKPOINT = table(
         "settings": named(PLAIN),  # their own class checks them
         "model": named(ANYTHING),  # load_strictly does
         "epoch": maybe(whole(0)),
-        "classes": rows(TEXT, least=1),
+        "classes": maybe(rows(TEXT, least=1)),  # None: training began from a published file
     }
 )
 """What our checkpoints hold besides format and method."""

@@ -94,7 +94,7 @@ def load_pretrained(vit: str, path: Path | None) -> tuple[dict[str, Tensor], str
             places = ", ".join(str(folder / path) for folder in FOLDERS)
             raise InputError(f"--pretrained_path {path}: no such file (looked for {places}).")
         return (_from_npz(vit, found) if found.suffix == ".npz" else load_file(found)), str(found)
-    if vit.split(".")[0] == PUBLISHED_VIT and "." not in vit:
+    if vit == PUBLISHED_VIT:
         found = _look_for(Path(PUBLISHED_FILE))
         if found is not None:
             return load_file(found), str(found)

@@ -154,9 +154,10 @@ class Run:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a last checkpoint that check_state() has let pass.
+        """Go on from the content of a last checkpoint that check_state() has let pass.
 
-        Raises InputError where it does not fit, or a step has other draws now.
+        Raises InputError where it does not fit, or --batch has changed and a step would take
+        another number of draws.
         """
         then, now = state["options"]["batch"], self.settings.batch
         draws, draws_now = then * state["processes"], now * world_size()

@@ -124,7 +124,7 @@ def test_a_key_of_another_kind_is_one_sentence(key, number, folder, method, ours
     torch.save({**ours, key: value}, path)
     said = load_or_refuse(path, method.state_dict())
     is_epoch = key == "epoch" and (value is None or (type(value) is int and 0 <= value < 2**63))
-    assert bool(said) != is_epoch
+    assert bool(said) != (is_epoch or (key == "classes" and value is None))
 
 
 @pytest.mark.slow
