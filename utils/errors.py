@@ -71,10 +71,11 @@ def _status_of(main: Callable[[], int | None], signals: EndingSignals) -> int | 
     except Exception as error:
         if signals.number is not None:
             raise KeyboardInterrupt(signals.number) from error
-        if not (isinstance(error, InputError) or is_out_of_memory(error)):
+        if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
+            error = NO_MEMORY
+        elif not isinstance(error, InputError):
             raise
-        said = error if isinstance(error, InputError) else NO_MEMORY
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 
