@@ -1,5 +1,10 @@
 """How fast is this machine at each stage, as a share of what it could do?"""
 
+if __name__ == "__main__":
+    from utils.hold import hold_signals
+
+    hold_signals()  # until run_script()
+
 import importlib
 from pathlib import Path
 
@@ -22,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     from utils.memory import keep_freed_memory
     from utils.precision import tf32
     from utils.speed import machine
+    from utils.workers import data_workers
 
     device = choose_device(args.choose_cuda)
     if device.type == "cpu" and args.stage != "train":
@@ -30,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_folder(Path(args.json), "--json")
     module, name = BENCH[args.stage][0].split(":")
     torch.manual_seed(SEED)
-    with torch.inference_mode(), tf32(allowed=False):
+    with torch.inference_mode(), tf32(allowed=False), data_workers():
         figures = getattr(importlib.import_module(module), name)(args, device)
     about = environment(str(device))
     print(f"{about['command']}; commit {about['commit']}; {machine(device)}")

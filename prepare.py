@@ -1,5 +1,10 @@
 """Make data ready: one subcommand a task."""
 
+if __name__ == "__main__":
+    from utils.hold import hold_signals
+
+    hold_signals()  # until run_script()
+
 from argparse import Namespace
 from pathlib import Path
 

@@ -3,6 +3,11 @@
 Runs the same commands that one would type, and prints each; the first draws the data.
 """
 
+if __name__ == "__main__":
+    from utils.hold import hold_signals
+
+    hold_signals()  # until run_script()
+
 import json
 import shlex
 import signal
@@ -16,7 +21,7 @@ from utils.errors import InputError, run_script
 from utils.files import reason
 from utils.logs import duration, write_json
 from utils.run_folder import BEST, LAST
-from utils.signals import SIGNALS, handled_by
+from utils.signals import SIGNALS, handled_by, held_signals, status_after, waiting_signals
 
 NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
 TRAINING = "--anchor_number 36 --batch 32 --datasetLen 3200 --epoch 8 --validate none --amp off"
@@ -93,7 +98,7 @@ def _run(script: str, *options: str) -> None:
     number = -status if status < 0 else status - 128  # of the signal that ended it, if one did
     if number in SIGNALS:
         print(f"{script} was stopped; the same command goes on from there.", file=sys.stderr)
-        sys.exit(128 + number)
+        sys.exit(status_after(number))
     if status < 0:
         raise InputError(
             f"{script} was ended by signal {number} ({signal.strsignal(number)}); the same command "
@@ -106,15 +111,23 @@ def _run(script: str, *options: str) -> None:
 def _status_of(command: list[str]) -> int:
     """Run a command to its end; its exit status, or less than 0: the signal that ended it.
 
-    What Ctrl-C and SIGTERM mean is for the command to decide.
+    What Ctrl-C and SIGTERM mean is for the command to decide; where it was about to end well
+    anyway, the status is that after the signal.
     """
-    process = subprocess.Popen(command)
-    handlers = {
-        signal.SIGINT: lambda *_: None,  # a terminal sends it to the command as well
-        signal.SIGTERM: lambda number, _: process.send_signal(number),
-    }
-    with handled_by(handlers):
-        return process.wait()
+    process, received = None, []
+
+    def pass_on(number: int, _) -> None:
+        received.append(number)
+        if process is not None and number == signal.SIGTERM:  # a terminal sends Ctrl-C to both
+            process.send_signal(number)
+
+    with handled_by(dict.fromkeys(SIGNALS, pass_on)):
+        with held_signals():  # in the command too, until its run_script(): twice there is once
+            process = subprocess.Popen(command)
+            for number in {*received, *waiting_signals()}:
+                process.send_signal(number)
+        status = process.wait()
+    return status_after(received[0]) if received and status == 0 else status
 
 
 def _show(table: dict) -> None:

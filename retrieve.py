@@ -1,5 +1,10 @@
 """Answer one's own sketches from a folder of photos: index it once, then search."""
 
+if __name__ == "__main__":
+    from utils.hold import hold_signals
+
+    hold_signals()  # until run_script()
+
 import shlex
 import time
 from argparse import Namespace

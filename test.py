@@ -1,5 +1,10 @@
 """Score a checkpoint on a benchmark's unseen classes."""
 
+if __name__ == "__main__":
+    from utils.hold import hold_signals
+
+    hold_signals()  # until run_script()
+
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial

@@ -1,5 +1,10 @@
 """Train one method on one benchmark: one process, or several under torchrun."""
 
+if __name__ == "__main__":
+    from utils.hold import hold_signals
+
+    hold_signals()  # until run_script()
+
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path

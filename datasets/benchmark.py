@@ -74,6 +74,10 @@ class ImageList:
         except InputError as error:
             raise InputError(f"{error} (named in {self.origin[index]})") from error
 
+    def name(self, index: int) -> str:
+        """What messages call image number `index`: its file, and where that is named."""
+        return f"{self.file(index)} (named in {self.origin[index]})"
+
     def select(self, which: np.ndarray) -> "ImageList":
         """The images that a boolean mask or an array of indices picks, in that order."""
         columns = ("path", "class_name", "target", "modality", "origin", "location")

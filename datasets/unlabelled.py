@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from datasets.benchmark import ImageList
-from datasets.opening import ENDINGS, ImageSource
+from datasets.opening import ENDINGS, ImageSource, name_of
 from utils.console import visible
 from utils.errors import InputError
 from utils.logs import log
@@ -30,6 +30,10 @@ class LooseImages:
         """Image number `index`, prepared."""
         return preprocessing(self.sources[index], self.modality[index])
 
+    def name(self, index: int) -> str:
+        """What messages call image number `index`."""
+        return name_of(self.sources[index])
+
 
 class UnlabelledList(ImageList):
     """Images that no list names: messages about one have its path alone."""
@@ -37,6 +41,10 @@ class UnlabelledList(ImageList):
     def read(self, index: int, preprocessing: Callable[[Path, str], Tensor]) -> Tensor:
         """Image number `index`, prepared."""
         return preprocessing(self.file(index), self.modality[index])
+
+    def name(self, index: int) -> str:
+        """What messages call image number `index`."""
+        return str(self.file(index))
 
 
 def folder_images(root: str | Path, modality: str, leave_out: Path | None = None) -> UnlabelledList:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datasets.images import ImageSource, Preprocessing
 from datasets.unlabelled import LooseImages
@@ -21,6 +21,7 @@ from utils.distributed import broadcast, from_main, gather_objects
 from utils.errors import InputError
 from utils.logs import progress
 from utils.precision import half_where_safe
+from utils.workers import NOTHING, Loader, note
 from utils.world import is_main, rank, world_size
 
 AT_A_TIME = 32  # images of encode()
@@ -180,11 +181,12 @@ class Encoder:
         self, images, groups: Sequence[Sequence[int]], names: Sequence[str] | None, what: str
     ) -> Iterator[Block]:
         """Groups of images, by their numbers, encoded. names: of the features; None: all."""
-        loader = DataLoader(
+        loader = Loader(
             _Levels(images, self.preprocessing),
+            self.workers,
+            images.name,
             sampler=groups,
             batch_size=None,
-            num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # leaves the global random numbers to training
         )
@@ -274,10 +276,12 @@ class _Levels(Dataset):
     def __getitem__(self, numbers: Sequence[int]) -> tuple[list[int], Tensor, dict[int, str]]:
         levels, faults = {}, {}
         for number in numbers:
+            note(number)
             try:
                 levels[number] = self.images.read(number, self.preprocessing.levels)
             except InputError as error:
                 faults[number] = str(error)
+        note(NOTHING)
         stacked = torch.stack(list(levels.values())) if levels else torch.empty(0)
         return list(levels), stacked, faults
 

@@ -154,24 +154,33 @@ def test_results_that_are_not_there_are_a_sentence(content, calls, monkeypatch, 
 
 WAITING = """
 import signal, sys, time
+from utils.hold import release_signals
+
 def stop(number, frame):
     time.sleep(0.2)  # as saving takes
-    sys.exit(100 + number)
+    sys.exit(int(sys.argv[1]))
+
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
+release_signals()
 print("ready", flush=True)
 time.sleep(60)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_the_step_the_time_to_end(number):
-    """As from a terminal, Ctrl-C reaches all of the group; kill reaches the first process."""
+@pytest.mark.parametrize("status", [99, 0])
+def test_a_signal_leaves_the_step_the_time_to_end(number, status):
+    """As from a terminal, Ctrl-C reaches all of the group; kill reaches the first process.
+
+    A step that ends well all the same is not followed by another.
+    """
     code = (
-        "import quickstart, sys; print(quickstart._status_of([sys.executable, '-c', sys.argv[1]]))"
+        "import quickstart, sys; "
+        "print(quickstart._status_of([sys.executable, '-c', *sys.argv[1:]]))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, WAITING],
+        [sys.executable, "-c", code, WAITING, str(status)],
         cwd=Path(quickstart.__file__).parent,
         stdout=subprocess.PIPE,
         text=True,
@@ -183,4 +192,4 @@ def test_a_signal_leaves_the_step_the_time_to_end(number):
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    assert process.communicate(timeout=30)[0].strip() == str(100 + number)
+    assert process.communicate(timeout=30)[0].strip() == str(status or 128 + number)

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from datasets.benchmark import PHOTO, SKETCH, ImageList
 from datasets.images import Preprocessing
 from training.augment import augment
 from training.picture_cache import PictureCache, open_picture_cache
-from training.reading import NOTHING, Reading
 from utils.errors import InputError
+from utils.workers import NOTHING, Loader, note
 
 AUGMENTING, DEALING, MINING = 1, 2, 3  # keep these random numbers apart from those of the draws
 ATTEMPTS = 20  # draws in place of one that holds an unreadable file, before giving up
@@ -35,7 +35,7 @@ class Draws(Dataset):
     With skip_bad another draw takes the place of one with such a file; else 'sketches' is None.
     augmentation: a key of augment.RANGES. per_class: images of each modality that a draw has.
     own_photo: how often, where file names show it, a sketch comes with the photo it was drawn from.
-    cache: of the prepared pictures. reading: where workers note what they read.
+    cache: of the prepared pictures.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class Draws(Dataset):
         per_class: int = 1,
         own_photo: float = 0.0,
         cache: PictureCache | None = None,
-        reading: Reading | None = None,
     ):
         self.images = images
         self.preprocessing = preprocessing
@@ -59,7 +58,6 @@ class Draws(Dataset):
         self.per_class = per_class
         self.own_photo = own_photo
         self.cache = cache
-        self.reading = reading
         self.targets = np.unique(images.target)
         if len(self.targets) < 2:
             raise InputError(f"{images.root}: training needs two classes.")
@@ -81,7 +79,7 @@ class Draws(Dataset):
                 unreadable.append(str(error))
                 continue
             finally:
-                self._note(NOTHING)
+                note(NOTHING)
             half = len(indices) // 2
             numbers = torch.tensor(indices)
             targets = torch.from_numpy(self.images.target[list(indices)])
@@ -99,16 +97,12 @@ class Draws(Dataset):
         return {"sketches": None, "unreadable": unreadable}
 
     def _picture(self, index: int, random: np.random.Generator) -> Tensor:
-        self._note(index)
+        note(index)
         if self.cache is not None:
             levels = self.cache.read(index)
         else:
             levels = self.images.read(index, self.preprocessing.levels)
         return augment(levels, self.images.modality[index], self.augmentation, random)
-
-    def _note(self, number: int) -> None:
-        if self.reading is not None:
-            self.reading.note(number)
 
     @staticmethod
     def collate(items: list[dict]) -> dict:
@@ -239,25 +233,24 @@ def build_batches(
     workers: int,
     cache_images: Path | None = None,
     **loader_settings,
-) -> DataLoader:
+) -> Loader:
     """A loader of training batches. kind: a key of BATCHES, as a method names it in `batches`.
 
     draw_settings: further arguments of Draws. cache_images: the folder that keeps prepared
-    pictures. loader_settings: further arguments of torch's DataLoader. If a worker dies, torch
-    raises an error that training.reading.explain_dead_worker() explains.
+    pictures. loader_settings: further arguments of torch's DataLoader.
     """
     dataset = BATCHES[kind](
         images,
         preprocessing,
         cache=open_picture_cache(cache_images, images, preprocessing) if cache_images else None,
-        reading=Reading(workers) if workers else None,
         **draw_settings,
     )
-    return DataLoader(
+    return Loader(
         dataset,
+        workers,
+        images.name,
         batch_sampler=sampler,
         collate_fn=dataset.collate,
-        num_workers=workers,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # else its seed would come from dropout's random numbers
         **loader_settings,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from datasets.benchmark import ImageList
 from datasets.images import Preprocessing
@@ -31,7 +30,8 @@ from utils.precision import flushed_denormals, tf32, trainable
 from utils.run_folder import BEST, LAST, RunFolder
 from utils.schema import check, table, whole
 from utils.seeds import seed_everything, seed_step
-from utils.signals import StopSignals, leave_signals_to_main
+from utils.signals import StopSignals
+from utils.workers import Loader
 from utils.world import rank, world_size
 
 NOT_FINITE = "not_finite.json"
@@ -108,7 +108,7 @@ class Run:
         self.seconds_before = 0.0  # in earlier parts of the run
         self.started = self.saved = time.monotonic()
 
-    def _build_batches(self, workers: int, cache_images: Path | None) -> DataLoader:
+    def _build_batches(self, workers: int, cache_images: Path | None) -> Loader:
         settings = self.settings
         return build_batches(
             self.method.batches,
@@ -125,7 +125,6 @@ class Run:
             workers=workers,
             cache_images=cache_images,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_signals_to_main,
         )
 
     @property
@@ -366,7 +365,7 @@ class Run:
             raise self._described(error) from error
         except (RuntimeError, MemoryError) as error:
             last = self.folder.path / LAST
-            explained = explain_error(error, self.device, self.batches, last)
+            explained = explain_error(error, self.device, last)
             if explained is None:
                 raise
             raise explained from error

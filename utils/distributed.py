@@ -11,6 +11,7 @@ import torch.distributed as dist
 from utils.errors import InputError
 from utils.logs import log
 from utils.memory import keep_freed_memory
+from utils.workers import data_workers
 from utils.world import is_main, rank, world_size
 
 
@@ -18,15 +19,16 @@ from utils.world import is_main, rank, world_size
 def running_on(choice: str) -> Iterator[torch.device]:
     """The device that -c names, with this process joined to the others until the end.
 
-    On CPUs, freed memory is kept from here on (utils/memory.py). Raises the InputError of
-    choose_device.
+    On CPUs, freed memory is kept from here on (utils/memory.py). Data workers end with it
+    (utils/workers.py). Raises the InputError of choose_device.
     """
     device = choose_device(choice)
     if device.type == "cpu":
         keep_freed_memory()
     init_processes(device)
     try:
-        yield device
+        with data_workers():
+            yield device
     finally:
         leave_processes()
 

@@ -1,6 +1,7 @@
 """The folder of a training run: one run at a time writes there, and a full disk does not end it."""
 
 import json
+import os
 import re
 import time
 from collections import deque
@@ -156,11 +157,11 @@ class RunFolder:
             raise _refused(path, error) from error
 
     def draw(self, draw_curves: Callable[[Path, Path, str], None]) -> None:
-        """Draw the metrics as a picture. A failure is a warning.
+        """Draw the metrics, if there are some, as a picture. A failure is a warning.
 
         draw_curves: takes the file of metrics, that of the picture, and a title.
         """
-        if not self.writes:
+        if not (self.writes and os.path.exists(self.path / METRICS)):
             return
         try:
             self._make_ready()

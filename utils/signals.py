@@ -1,10 +1,35 @@
-"""Ctrl-C and SIGTERM, noted, so that a program can stop where it loses nothing."""
+"""Ctrl-C and SIGTERM: noted so that nothing is lost, or the end of the program."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from utils.hold import hold_signals
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SENTENCES = {signal.SIGINT: "interrupted.", signal.SIGTERM: "terminated."}
+
+
+def status_after(number: int) -> int:
+    """The exit status after a signal, as shells have it."""
+    return 128 + number
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Within: signals wait."""
+    former = hold_signals()
+    try:
+        yield
+    finally:
+        if former is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def waiting_signals() -> set[int]:
+    """Those that came while they were held."""
+    return signal.sigpending() & {*SIGNALS} if hasattr(signal, "sigpending") else set()
 
 
 @contextmanager
@@ -16,6 +41,31 @@ def handled_by(handlers: Mapping[int, Callable]) -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+class EndingSignals:
+    """From handle() on, a signal raises KeyboardInterrupt; once `over` is set, it ends Python.
+
+    number: of the first signal; None before.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+        self.over = False
+
+    def handle(self) -> None:
+        """Handle the signals that are not ignored, as those of a job in the background may be."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._end)
+
+    def _end(self, number: int, frame: object) -> None:
+        if self.over:
+            with suppress(OSError):
+                os.write(2, f"{SENTENCES[number]}\n".encode())
+            os._exit(status_after(number))
+        self.number = self.number or number
+        raise KeyboardInterrupt(self.number)
 
 
 class StopSignals:
@@ -45,7 +95,7 @@ class StopSignals:
         self._at_once = True
         try:
             if self.received:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(self.number)
             yield
         finally:
             self._at_once = False
@@ -54,10 +104,10 @@ class StopSignals:
         second = self.received
         self.number = self.number or number
         if second or self._at_once:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.number)
 
 
-def leave_signals_to_main(worker: int) -> None:
-    """For a data worker: Ctrl-C reaches the whole process group, but the main process decides."""
+def ignore_signals() -> None:
+    """Ignore both from here on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,10 +1,19 @@
 """Ctrl-C and SIGTERM: the first is noted, a second one stops at once."""
 
+import os
 import signal
 
 import pytest
 
-from utils.signals import SIGNALS, StopSignals, handled_by, leave_signals_to_main
+from utils.hold import hold_signals, release_signals
+from utils.signals import (
+    SIGNALS,
+    StopSignals,
+    handled_by,
+    held_signals,
+    ignore_signals,
+    waiting_signals,
+)
 
 
 @pytest.fixture
@@ -62,12 +71,31 @@ def test_after_an_error_within_at_once_signals_are_noted_again(stop):
     assert stop.received
 
 
-def test_a_data_worker_leaves_signals_to_the_main_process(stop):
-    leave_signals_to_main(0)
+def test_ignored_signals_do_nothing(stop):
+    ignore_signals()
     for number in SIGNALS:
         signal.raise_signal(number)
         signal.raise_signal(number)
     assert not stop.received
+
+
+def test_held_signals_wait(stop):
+    with held_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert waiting_signals() == {signal.SIGTERM} and not stop.received
+    assert stop.number == signal.SIGTERM and waiting_signals() == set()
+
+
+def test_signals_held_before_are_held_after():
+    hold_signals()
+    with held_signals():
+        pass
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert waiting_signals() == {signal.SIGINT}
+    finally:
+        with pytest.raises(KeyboardInterrupt):
+            release_signals()
 
 
 def handlers() -> list:
