@@ -9,8 +9,8 @@ import importlib
 from pathlib import Path
 
 from options import BENCH, bench_options
-from utils.errors import run_script
-from utils.files import check_folder
+from utils.errors import InputError, run_script
+from utils.files import check_folder, reason
 from utils.logs import environment, start_logging, write_json
 
 SEED = 0
@@ -43,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in figures.items():
         print(f"{name:58} {_shown(value)}")
     if args.json:
-        write_json(Path(args.json), {"figures": figures, "environment": about})
+        try:
+            write_json(Path(args.json), {"figures": figures, "environment": about})
+        except OSError as error:
+            raise InputError(f"--json {args.json}: cannot be written ({reason(error)}).") from error
         print(f"figures: {args.json}")
     return 0
 

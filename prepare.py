@@ -12,6 +12,7 @@ from options import prepare_options
 from utils.errors import InputError, run_script
 from utils.files import check_folder
 from utils.logs import start_logging
+from utils.unreadable import check_name
 
 SHEET_CLASSES, SHEET_INSTANCES = 12, 4
 
@@ -32,7 +33,7 @@ def synthetic(args: Namespace) -> int:
     settings = {name: getattr(args, name) for name in ("instances", "size", "seed")}
     wanted = {"version": drawn.STANDARD["version"], **settings}
     folder = Path(args.data_path) / drawn.LAYOUT.folder
-    if not folder.exists():
+    if not check_name(folder):
         drawn.write_synthetic(folder.parent, **settings)
     elif (found := drawn.read_description(folder)) != wanted:
         raise InputError(

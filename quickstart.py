@@ -22,6 +22,7 @@ from utils.files import reason
 from utils.logs import duration, write_json
 from utils.run_folder import BEST, LAST
 from utils.signals import SIGNALS, handled_by, held_signals, status_after, waiting_signals
+from utils.unreadable import check_name
 
 NETWORK = "--vit vit_mini_patch8_48 --no-pretrained"
 TRAINING = "--anchor_number 36 --batch 32 --datasetLen 3200 --epoch 8 --validate none --amp off"
@@ -69,7 +70,7 @@ def _has_gpu() -> bool:
 
 def _train(folder: Path, options: list[str]) -> None:
     """Train, or go on where an earlier call was stopped."""
-    resume = ["--resume"] if (folder / LAST).is_file() else []
+    resume = ["--resume"] if check_name(folder / LAST) else []
     _run("train.py", *options, "--save", str(folder), *resume)
 
 

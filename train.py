@@ -27,6 +27,8 @@ from utils.logs import environment, log, start_logging
 from utils.run_folder import LAST, RUN, RunFolder
 from utils.world import is_main, world_size
 
+LEAST_SKETCHES = 100  # for a published part to be what chooses the best checkpoint
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Train as the command line says; the exit status."""
@@ -114,17 +116,23 @@ def _validation(args: Namespace, data, run, score: Callable) -> Callable:
 
     score: takes a method, queries and a gallery.
     """
-    every = scored_part(args, data.every)
+    if args.validate == "none":
+        return lambda method: None
     queries, gallery = {
         "seen": (data.validation.of("sketch"), data.validation.of("photo")),
         "test": (data.queries, data.gallery),
-        "none": (None, None),
     }[args.validate]
+    every = scored_part(args, data.every)
+    some = queries.every(every["sketch"]), gallery.every(every["photo"])
+    if len(some[0]) < LEAST_SKETCHES and max(every.values()) > 1 and not args.part:
+        log.info(
+            "validation: the published part has %d sketches, too few to choose by: all %d are "
+            "scored, against all %d photos",
+            *(len(some[0]), len(queries), len(gallery)),
+        )
+        some = queries, gallery
 
-    def validate(method) -> dict[str, float] | None:
-        if queries is None:
-            return None
-        some = queries.every(every["sketch"]), gallery.every(every["photo"])
+    def validate(method) -> dict[str, float]:
         evaluation = score(method, *some)
         run.unreadable |= set(evaluation.skipped)
         return evaluation.metrics

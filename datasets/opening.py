@@ -3,6 +3,7 @@
 Only regular files are opened, and whatever a decoder raises becomes an InputError.
 """
 
+import errno
 import functools
 import importlib
 import logging
@@ -43,6 +44,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What puts a picture upright, by its EXIF orientation."""
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
 _NOWHERE = logging.NullHandler()
 
@@ -78,6 +80,8 @@ def open_image(source: ImageSource, least: int | None = None) -> Image.Image:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # damaged files make decoders raise errors of every kind
+        if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:  # no fault of this one
+            raise
         raise unreadable(source, error) from error
 
 

@@ -1,13 +1,14 @@
 """A training run as a picture: the figures of metrics.jsonl over the epochs."""
 
 import json
-import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.files import written_whole
+from utils.files import open_regular, written_whole
+from utils.schema import number, one_of, table, whole
 
 WIDTH, HEIGHT, DOTS = 9.0, 1.9, 120  # inches, inches a panel, dots an inch
 TALL = {"losses": 1.6, "validation": 1.3}  # heights of the panels that hold several curves
@@ -17,6 +18,11 @@ INK, QUIET, GRID = "#1a1a1a", "#5f5f5f", "#e2e2e2"
 SCORES = ("map_all", "average_precision", "precision_100")
 NO_LOSSES = {"kind", "epoch", "step", "steps", "total"}
 NO_LOSSES |= {"learning_rate", "images_per_second", "data_wait", "gradient_norm"}
+MOST, HUGE = 10**9, 1e100  # epochs, or steps; anything
+NUMBER, PLACE = number(-HUGE, HUGE), whole(0, MOST)
+STEPS = table({"kind": one_of("steps"), "epoch": PLACE, "step": PLACE}, {"steps": PLACE})
+EPOCH = table({"kind": one_of("epoch"), "epoch": PLACE})
+"""The lines that are drawn."""
 
 Line = dict
 Curve = tuple[list[float], list[float]]  # epochs done, values
@@ -57,15 +63,15 @@ def draw_curves(metrics: Path, picture: Path, title: str) -> None:
 def _read(metrics: Path) -> tuple[list[Line], list[Line]]:
     """The lines about steps and about epochs, each with `at`: the epochs done by then."""
     steps, epochs = [], []
-    for text in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+    with open_regular(metrics) as file:
+        lines = file.read().splitlines()
+    for text in lines:
+        with suppress(ValueError, RecursionError):
             line = json.loads(text)
-            if line["kind"] == "steps":
-                steps.append({**line, "at": (int(line["epoch"]) - 1, int(line["step"]))})
-            elif line["kind"] == "epoch":
-                epochs.append({**line, "at": float(line["epoch"])})
-        except (ValueError, KeyError, TypeError):
-            continue
+            if STEPS(line, "") is None:
+                steps.append({**line, "at": (line["epoch"] - 1, line["step"])})
+            elif EPOCH(line, "") is None:
+                epochs.append({**line, "at": line["epoch"]})
     longest = max((line["at"][1] for line in steps), default=1)  # for files without `steps`
     for line in steps:
         whole, step = line["at"]
@@ -75,12 +81,12 @@ def _read(metrics: Path) -> tuple[list[Line], list[Line]]:
 
 def _curve(lines: list[Line], name: str) -> Curve:
     """The finite values of that name, and where they are."""
-    points = [(line["at"], line[name]) for line in lines if _is_number(line.get(name))]
+    points = [(line["at"], float(line[name])) for line in lines if _is_number(line.get(name))]
     return [at for at, _ in points], [value for _, value in points]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return NUMBER(value, "") is None
 
 
 def _has(lines: list[Line], name: str) -> bool:

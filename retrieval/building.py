@@ -28,6 +28,7 @@ from utils.errors import InputError
 from utils.files import reason, written_whole
 from utils.logs import log
 from utils.precision import tf32
+from utils.unreadable import check_name
 
 POOR_RECALL = 0.9
 NAMED = 20  # broken files
@@ -278,6 +279,7 @@ def _warn_of(broken: Sequence[str], folder: Path) -> None:
 
 def _check_place(folder: Path) -> None:
     """InputError where a folder is not ours to write to."""
+    check_name(folder / GALLERY)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file. Choose a folder for the gallery.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / GALLERY).exists():

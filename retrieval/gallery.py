@@ -27,6 +27,7 @@ from utils.errors import InputError
 from utils.files import read_json, reason
 from utils.precision import tf32
 from utils.schema import TEXT, TRUTH, check, maybe, number, one_of, rows, table, whole
+from utils.unreadable import check_name
 
 GALLERY, FORMAT = "gallery.json", 3
 FIXED = {
@@ -168,7 +169,7 @@ class Gallery:
 def read_gallery(folder: Path) -> dict:
     """The description of a gallery. Raises InputError where there is none that can be used."""
     file = folder / GALLERY
-    if not file.is_file():
+    if not check_name(file):
         if any(folder.glob("entries.*.jsonl")):
             raise InputError(f"{folder}: is not finished. Run retrieve.py index again to go on.")
         raise InputError(f"{folder}: is no gallery. Make one with retrieve.py index.")

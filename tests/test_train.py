@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from training_runs import assert_equal, lines, run, weights, words
 
 import test
+import train
 from datasets import load_benchmark
 from model import load_model
 from model.zse.method import ZSE
@@ -244,6 +247,34 @@ def test_options_of_draws_reach_training(data, tmp_path):
         run(data, tmp_path / str(number), *more)
         found.append(lines(tmp_path / str(number), "epoch")[0]["losses"]["classification"])
     assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "least", "scored", "says"),
+    [
+        ([], 3, (24, 30), True),
+        ([], 2, (2, 3), False),
+        (["--part", "20", "10"], 3, (2, 3), False),
+        (["--testall"], 30, (24, 30), False),
+        (["--validate", "test"], 3, (12, 15), True),
+    ],
+)
+def test_where_a_published_part_is_a_handful_all_is_validated(
+    data, monkeypatch, caplog, options, least, scored, says
+):
+    """Of 6 or 3 classes with 4 sketches and 5 photos each: every 20th, and every 10th."""
+    monkeypatch.setattr(train, "LEAST_SKETCHES", least)
+    benchmark = load_benchmark("sketchy_extend", "test_class_sketchy25", data, validation=False)
+    benchmark = replace(benchmark, validation=benchmark.train)
+
+    def score(method, queries, gallery):
+        return SimpleNamespace(metrics=(len(queries), len(gallery)), skipped=[])
+
+    with caplog.at_level("INFO"):
+        args, run = train_options(options), SimpleNamespace(unreadable=set())
+        assert train._validation(args, benchmark, run, score)(None) == scored
+    said = f"the published part has {2 if scored[0] == 24 else 1} sketches, too few to choose by"
+    assert (said in caplog.text) == says
 
 
 @pytest.mark.parametrize("count", [2, 3])

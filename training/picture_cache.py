@@ -4,8 +4,10 @@ One memory-mapped file for each list of images: a line with its format, a stamp 
 the pictures. The first reader of an image stores it there; workers, ranks and other runs share it.
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from contextlib import suppress
@@ -20,7 +22,7 @@ from datasets.benchmark import ImageList
 from datasets.images import Preprocessing
 from utils.distributed import wait_for_all
 from utils.errors import InputError
-from utils.files import reason, reserve, written_whole
+from utils.files import open_regular, reason, reserve, written_whole
 from utils.logs import log
 from utils.world import is_main
 
@@ -124,6 +126,9 @@ class PictureCache:
                 lock.acquire(timeout=SECONDS_TO_WAIT)
             if not self._is_whole():
                 self._make()
+        except FileExistsError as error:  # the folder is a file
+            no_folder = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            raise self._refused(no_folder) from error
         except OSError as error:
             raise self._refused(error) from error
         finally:
@@ -131,17 +136,16 @@ class PictureCache:
 
     def _is_whole(self) -> bool:
         """Whether the file is there and is ours; logs how much it holds, or that it is damaged."""
-        if not self.file.exists():
+        if not os.path.exists(self.file):
             return False
-        with open(self.file, "rb") as file:
-            first_line = file.read(PAGE)
-            kept = np.frombuffer(file.read(self.stamps.nbytes), dtype=np.uint8)
+        with open_regular(self.file) as file:
+            first_line, kept = file.read(PAGE), file.read(self.stamps.nbytes)
         if first_line != self.first_line or self.file.stat().st_size != self._size:
             log.warning("%s: damaged; it is made anew.", self.file)
             return False
         same = np.ones(len(self.images), dtype=bool)
         for name in ("bytes", "mtime_ns"):
-            same &= kept.view(STAMP)[name] == self.stamps[name]
+            same &= np.frombuffer(kept, STAMP)[name] == self.stamps[name]
         log.info("pictures: %d of %d are kept in %s", same.sum(), len(same), self.file)
         return True
 

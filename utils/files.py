@@ -21,13 +21,19 @@ WITHOUT_RESERVING = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of the fil
 def check_folder(file: Path, option: str) -> None:
     """Refuse, before any work is done, a file that cannot be written: InputError.
 
-    That is one in a folder that is not there, or in the place of one. option: names the file on the
-    command line.
+    That is one in a folder that is not there, in the place of one, or of an impossible name.
+    option: names the file on the command line.
     """
     if not os.path.isdir(file.parent):
         raise InputError(f"{option} {file}: there is no folder {file.parent}. Make it first.")
     if os.path.isdir(file):
         raise InputError(f"{option} {file}: is a folder. Name a file in it.")
+    try:
+        os.lstat(_aside(file))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise InputError(f"{option} {file}: cannot be written ({reason(error)}).") from error
 
 
 @contextmanager
@@ -37,7 +43,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     A crash at any moment leaves either the former file or the new one, never a part of one. Where
     the writing fails, nothing of it is left, and the error goes on.
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    aside = _aside(path)
     try:
         with open(aside, "wb") as file:
             yield file
@@ -108,7 +114,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
     """Add lines to a text file, all or none. A torn last line stays a line of its own."""
     start = ""
     if path.exists():
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             start = "" if file.read() in (b"", b"\n") else "\n"
     append_whole(path, (start + "".join(f"{line}\n" for line in lines)).encode())
@@ -135,10 +141,16 @@ def reserve(file: BinaryIO, first: int, size: int) -> None:
 def read_json(path: Path, remedy: str) -> object:
     """The content of a JSON file. Raises InputError, which ends in the remedy."""
     try:
-        return json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            return json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         why = reason(error) if isinstance(error, OSError) else "it is no JSON, or damaged"
         raise InputError(f"{path}: cannot be read ({why}). {remedy}") from error
+
+
+def _aside(path: Path) -> Path:
+    """Where a file is written before it is in its place: see TEMPORARY."""
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def reason(error: BaseException) -> str:

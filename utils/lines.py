@@ -5,13 +5,14 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from utils.files import append_lines, written_whole
+from utils.files import append_lines, open_regular, written_whole
 
 
 def read_lines(file: Path) -> list[dict | None]:
     """The lines in order, None in place of a damaged one; no lines where there is no file."""
     try:
-        lines = file.read_bytes().split(b"\n")
+        with open_regular(file) as stream:
+            lines = stream.read().split(b"\n")
     except OSError:
         return []
     return [_checked(line) for line in lines if line]

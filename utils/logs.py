@@ -3,6 +3,7 @@
 import json
 import logging
 import logging.handlers
+import os
 import platform
 import shlex
 import subprocess
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from utils.console import visible
 from utils.errors import InputError
-from utils.files import reason, written_whole
+from utils.files import open_regular, reason, written_whole
 
 SECONDS_BETWEEN_LINES = 60
 
@@ -127,6 +128,8 @@ def _commit() -> str | None:
 
 def _open_log(file: Path) -> logging.Handler:
     try:
+        if os.path.exists(file):
+            open_regular(file).close()  # to open a pipe would last for ever
         handler = _LogFile(file, encoding="utf-8")
     except OSError as error:
         raise InputError(

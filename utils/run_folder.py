@@ -247,5 +247,5 @@ def _is_done(line: bytes, epoch: int, step: int) -> bool:
         if content["kind"] == "steps":
             return (content["epoch"] - 1, content["step"]) <= (epoch, step)
         return content["kind"] != "epoch" or content["epoch"] <= epoch
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False

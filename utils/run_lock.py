@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.errors import InputError
-from utils.files import reason
+from utils.files import open_regular, reason
 from utils.logs import log, write_json
 
 LOCK, OWNER = "run.lock", "run.lock.json"  # the latter names the last holder of the former
@@ -96,9 +96,10 @@ class RunLock:
     def _owner(self) -> dict | None:
         """The last holder of the lock; None where it is not known."""
         try:
-            owner = json.loads((self.folder / OWNER).read_text(encoding="utf-8"))
+            with open_regular(self.folder / OWNER) as file:
+                owner = json.load(file)
             return {name: owner[name] for name in ("process", "host", "started")}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
 

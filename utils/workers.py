@@ -4,6 +4,7 @@ What goes wrong between them and the program becomes one sentence: a dead one, w
 reading; too little shared memory; too many open files.
 """
 
+import atexit
 import ctypes
 import errno
 import multiprocessing
@@ -78,6 +79,8 @@ class Loader(DataLoader):
         ended = {one for one in _loaders if all(p.exitcode == 0 for p in one.processes)}
         _loaders.difference_update(ended)
         _loaders.add(self)
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)  # before what multiprocessing does at the end
         return iterator
 
 
@@ -114,11 +117,7 @@ def data_workers() -> Iterator[None]:
         raise explained from error
     finally:
         handler = _silence_deaths() or handler
-        for worker in multiprocessing.active_children():
-            if worker.daemon:
-                worker.kill()  # they ignore SIGTERM, after which multiprocessing would wait
-                worker.join()
-        _loaders.clear()
+        _end_workers()
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
 
@@ -165,6 +164,16 @@ def _give_up(error: BaseException) -> None:
     else:
         _row[1] = number
     os._exit(1)
+
+
+def _end_workers() -> None:
+    """Kill all workers: they ignore SIGTERM, after which multiprocessing would wait for them."""
+    _silence_deaths()
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
+            worker.join()
+    _loaders.clear()
 
 
 def _silence_deaths() -> Callable | None:
@@ -239,11 +248,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _number_of(error: BaseException) -> int | None:
     """The system's number of an error, errno; None: it has none."""
+    said = str(error)
+    if "Too many open files" in said or "ancillary data" in said:  # in an error of a worker too
+        return errno.EMFILE
     if isinstance(error, OSError):
         return error.errno
-    said = str(error)
-    if "Too many open files" in said or "ancillary data" in said:
-        return errno.EMFILE
     found = NUMBER.search(said) if any(part in said for part in SHARED) else None
     return int(found[1]) if found else None
 

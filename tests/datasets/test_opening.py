@@ -1,5 +1,6 @@
 """Opening images: only regular files; any damage in any format is a sentence; large ones shrink."""
 
+import errno
 import functools
 import os
 import random
@@ -180,6 +181,15 @@ def test_missing_memory_is_not_the_fault_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
     with pytest.raises(MemoryError):
         open_image(tmp_path / "x.png")
+
+
+def test_too_many_open_files_are_not_the_fault_of_one(tmp_path, monkeypatch):
+    def refuse(file):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), file)
+
+    monkeypatch.setattr(opening, "open_regular", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        opening.open_image(tmp_path / "photo.jpg")
 
 
 def test_a_header_that_asks_for_more_than_the_file_has_takes_no_memory(tmp_path):

@@ -162,6 +162,18 @@ def test_torn_and_strange_lines_are_passed_over(draw):
     ]
 
 
+ODD = [None, True, "1", [], {}, -1, 0.5, 10**18, 10**400, float("nan"), float("inf"), "[" * 10**5]
+
+
+def test_other_kinds_of_values_are_passed_over_too(draw):
+    """Wherever they stand, in a line or in its place."""
+    lines = [STEP, {**EPOCH, "validation": SCORES}]
+    changed = [{**line, key: odd} for line in lines for key in line for odd in ODD]
+    changed += [{**EPOCH, "validation": {**SCORES, "map_all": odd}} for odd in ODD]
+    plain, strange = draw(*lines), draw(*lines, *ODD, *changed)
+    assert len(strange.axes) == len(plain.axes)
+
+
 def test_a_name_of_a_folder_is_no_formula(draw):
     assert draw(STEP, title=r"$\frac{$ and _^").get_suptitle() == r"$\frac{$ and _^"
 

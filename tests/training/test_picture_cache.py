@@ -285,7 +285,7 @@ def refusal(tmp_path, images):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, images):
     (tmp_path / "kept").write_text("a file")
-    assert "File exists" in refusal(tmp_path, images)
+    assert "(Not a directory)" in refusal(tmp_path, images)
 
 
 def test_too_little_space_is_an_error_before_anything_is_read(tmp_path, images, monkeypatch, reads):

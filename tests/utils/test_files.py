@@ -37,6 +37,13 @@ def test_a_file_needs_the_folder_that_it_is_to_go_to(tmp_path, monkeypatch):
     assert str(error.value) == "--json absent/any.json: there is no folder absent. Make it first."
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 250, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(name, tmp_path):
+    """Of the second one, where its content would stand first."""
+    with pytest.raises(InputError, match=r"^--json .*: cannot be written \("):
+        check_folder(tmp_path / name, "--json")
+
+
 # ---- whole files
 
 

@@ -15,7 +15,9 @@ from report.curves import draw_curves
 from utils import checkpoints, run_folder
 from utils.checkpoints import load_file
 from utils.errors import InputError
+from utils.logs import start_logging
 from utils.run_folder import BEST, CURVES, LAST, LOG, METRICS, RUN, RunFolder
+from utils.run_lock import OWNER
 
 ROOT = Path(__file__).parents[2]
 
@@ -374,3 +376,21 @@ def test_curves_are_drawn_of_the_metrics_under_the_name_of_the_folder(folder, mo
         (folder.path / METRICS, folder.path / CURVES, "run"),
         (Path(METRICS), Path(CURVES), "run"),
     ]
+
+
+# ---- pipes, which would be waited for without end
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("name", [METRICS, LOG, OWNER])
+def test_a_pipe_in_the_place_of_a_file_holds_nothing_up(tmp_path, caplog, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / LAST).touch()
+    with RunFolder(tmp_path, writes=True).open(resume=True) as folder:
+        folder.add_metrics({"kind": "steps"})
+        with pytest.raises(InputError) if name == LOG else nullcontext():
+            start_logging(folder.log)
+        folder.draw(draw_curves)
+    start_logging()
+    told = [METRICS, CURVES] if name == METRICS else [CURVES]
+    assert [Path(message.split(" ")[0]).name for message in caplog.messages] == told

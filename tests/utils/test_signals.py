@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: the first is noted, a second one stops at once."""
 
-import os
 import signal
+import threading
 
 import pytest
 
@@ -79,9 +79,14 @@ def test_ignored_signals_do_nothing(stop):
     assert not stop.received
 
 
+def send_to_main_thread(number: int) -> None:
+    """And not to one of torch's, which holds no signals."""
+    signal.pthread_kill(threading.main_thread().ident, number)
+
+
 def test_held_signals_wait(stop):
     with held_signals():
-        os.kill(os.getpid(), signal.SIGTERM)
+        send_to_main_thread(signal.SIGTERM)
         assert waiting_signals() == {signal.SIGTERM} and not stop.received
     assert stop.number == signal.SIGTERM and waiting_signals() == set()
 
@@ -91,7 +96,7 @@ def test_signals_held_before_are_held_after():
     with held_signals():
         pass
     try:
-        os.kill(os.getpid(), signal.SIGINT)
+        send_to_main_thread(signal.SIGINT)
         assert waiting_signals() == {signal.SIGINT}
     finally:
         with pytest.raises(KeyboardInterrupt):

@@ -141,6 +141,22 @@ def test_workers_ignore_signals_which_are_for_the_main_process():
         assert len(list(loader(send))) == 8
 
 
+def test_a_program_ends_though_it_has_not_ended_its_workers():
+    """Without data_workers(), as one that uses the library may be."""
+    program = """
+import torch
+from utils.workers import Loader
+
+held = Loader(torch.arange(9), 2, str, batch_size=None, persistent_workers=True)
+print(next(iter(held)))
+raise KeyError("a mistake")
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
+    assert (ended.returncode, ended.stdout) == (1, "tensor(0)\n")
+    assert ended.stderr.splitlines()[-1] == "KeyError: 'a mistake'"
+
+
 LEFT_ALONE = """
 import os, sys, time
 import torch
@@ -325,6 +341,15 @@ def test_a_connection_that_ends_with_its_worker_is_told_as_its_death(two_workers
     said = r"^Data worker 11 was killed \(Killed\) while it read 3\.jpg"
     with pytest.raises(InputError, match=said), data_workers():
         raising(error, "multiprocessing.connection")()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_many_open_files_are_a_sentence_wherever_they_are(count):
+    def open_one():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "photo.jpg")
+
+    with pytest.raises(InputError, match=r"^too many files are open"), data_workers():
+        list(loader(open_one, count))
 
 
 def test_the_limit_of_open_files_is_raised(monkeypatch):
