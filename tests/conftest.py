@@ -6,6 +6,12 @@ import pytest
 import torch
 
 
+def pytest_configure() -> None:
+    """Ctrl-C is not ignored, as it is where a shell has started the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def keep_signal_handlers():
     """A run handles Ctrl-C and SIGTERM: give back the former handlers."""

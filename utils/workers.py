@@ -85,11 +85,19 @@ class Loader(DataLoader):
 
 
 class _Reading(_MultiProcessingDataLoaderIter):
-    """torch's, whose end is quiet also where not all workers could be started."""
+    """torch's, whose end is quiet also where not all workers could be started.
+
+    And in a worker, which inherits the readings of its parent.
+    """
+
+    def __init__(self, loader: Loader):
+        self._owner = os.getpid()
+        super().__init__(loader)
 
     def __del__(self):
-        with suppress(AttributeError):
-            super().__del__()
+        if self._owner == os.getpid():
+            with suppress(AttributeError):
+                super().__del__()
 
 
 def note(number: int) -> None:
