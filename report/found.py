@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,7 +66,7 @@ def prepare_folder(out: Path, photos: Path) -> None:
     photos: the gallery's. Raises InputError where that cannot be, for a folder of other files, and
     for one among the photos: its pictures would be indexed.
     """
-    if out.resolve().is_relative_to(photos.resolve()):
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(photos)):
         raise InputError(f"{out}: lies in the folder of photos. Choose an --out elsewhere.")
     try:
         if out.is_dir() and any(out.iterdir()) and not _holds_a_search(out):

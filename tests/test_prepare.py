@@ -55,7 +55,7 @@ def test_the_sheet_shows_photos_and_sketches(drawn, tmp_path):
     with Image.open(sheet) as picture:
         assert picture.width > 8 * 32 and picture.height > 12 * 32
         assert len(picture.convert("RGB").getcolors(maxcolors=10**7)) > 500
-    with pytest.raises(InputError, match=r"--sheet .*is a folder"):
+    with pytest.raises(InputError, match=r"--sheet .*: is a folder"):
         run(root, *SMALL, "--sheet", tmp_path)
 
 
